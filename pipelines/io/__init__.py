@@ -1,0 +1,1 @@
+"""Where the pipelines touch the world: the Kafka source, sink and commit ledger, files, models."""

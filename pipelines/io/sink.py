@@ -1,0 +1,127 @@
+"""The one Kafka sink: a batch is written, flushed and checked as a whole, and only then answered for.
+
+Delivery is at least once: a bundle that fails is run again, by the runner or by the next run. Records carry keys and
+identities that let a reader replace or skip what came twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from pipelines.io import flow as flows
+from pipelines.io.chunk import Batch
+from schemas.errors import ConfigError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+_PRODUCERS: dict[tuple[Any, ...], KafkaProducer] = {}
+_LOCK = threading.Lock()
+
+
+def _producer(bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any]) -> KafkaProducer:
+    """The producer of this process for these settings. Raises KafkaError: the broker is not there."""
+    name = (bootstrap_servers, timeout_s, tuple(sorted((k, repr(v)) for k, v in client.items())))
+    with _LOCK:
+        found = _PRODUCERS.get(name)
+        if found is None:
+            found = _PRODUCERS[name] = KafkaProducer(
+                **{
+                    "linger_ms": 5,
+                    "batch_size": 256 << 10,
+                    "request_timeout_ms": min(10_000, int(timeout_s * 1000)),
+                    "reconnect_backoff_max_ms": 1_000,
+                    **client,
+                    "bootstrap_servers": bootstrap_servers,
+                    "acks": "all",
+                    "enable_idempotence": True,
+                    "delivery_timeout_ms": int(timeout_s * 1000),
+                    "max_block_ms": int(timeout_s * 1000),
+                    "allow_auto_create_topics": False,
+                    "metrics_enabled": False,
+                }
+            )
+        return found
+
+
+def close_producers(timeout_s: float = 5.0) -> None:
+    """Close every producer of this process."""
+    with _LOCK:
+        producers, _ = list(_PRODUCERS.values()), _PRODUCERS.clear()
+    for producer in producers:
+        producer.close(timeout=timeout_s)
+
+
+class WriteToKafka(beam.PTransform):
+    """PCollection[Batch] to a topic; every batch is flushed before its bundle ends.
+
+    Args:
+        topic, bootstrap_servers: where to write.
+        branch:    the branch of the source's ledger that this sink answers for; None answers only for windows.
+        timeout_s: how long a batch may take, broker outages included, before its bundle fails.
+        client:    further settings of kafka-python's producer (TLS, SASL, ...).
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        bootstrap_servers: str,
+        *,
+        branch: str | None = None,
+        timeout_s: float = 60.0,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(client or {}) - set(KafkaProducer.DEFAULT_CONFIG))
+        if unknown:
+            raise ConfigError("settings that kafka-python's producer does not have", settings=unknown)
+        self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}))
+
+    def expand(self, batches: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
+        """Write each batch; hands the written batches on, for whoever wants to act after the write."""
+        return batches | beam.ParDo(self._write).with_output_types(Batch)
+
+
+class _Write(beam.DoFn):  # type: ignore[misc]
+    def __init__(
+        self, topic: str, bootstrap_servers: str, branch: str | None, timeout_s: float, client: dict[str, Any]
+    ) -> None:
+        self._topic, self._bootstrap_servers = topic, bootstrap_servers
+        self._branch, self._timeout_s, self._client = branch, timeout_s, client
+        self._written = Metrics.counter("sink", f"records.{topic}")
+
+    def process(self, batch: Batch) -> Any:
+        if batch.records:
+            self._send(batch)
+        for name in {r.flow for r in batch.receipts} | {w.flow for w in batch.windows}:
+            found = flows.find(name)
+            if found is None or found.ledger is None:
+                continue
+            if self._branch is not None:
+                found.ledger.acknowledge(self._branch, [r for r in batch.receipts if r.flow == name])
+            found.ledger.written(w for w in batch.windows if w.flow == name)
+        yield batch
+
+    def _send(self, batch: Batch) -> None:
+        """Send, flush, and look at every future. Raises UnavailableError: not all of it is safe in time."""
+        try:
+            producer = _producer(self._bootstrap_servers, self._timeout_s, self._client)
+            sent = [producer.send(self._topic, v, key=k, headers=list(h)) for k, v, h in batch.records]
+            producer.flush(timeout=self._timeout_s)
+            for future in sent:
+                future.get(timeout=self._timeout_s)
+        except (KafkaError, OSError) as cause:
+            raise UnavailableError(
+                f"a batch could not be written: {type(cause).__name__}: {cause}",
+                fix="its records are read and answered again after a restart",
+                topic=self._topic,
+                records=len(batch.records),
+            ) from cause
+        self._written.inc(len(batch.records))

@@ -1,0 +1,462 @@
+"""The one Kafka source, for every topic and every runner.
+
+A parked splittable DoFn emits one key per shard and sleeps for good; a keyed stateful DoFn per shard is woken by a
+processing-time timer on a grid, keeps (offset, watermark) of its partitions in state, takes what the process-wide
+feed has read ahead, and holds the watermark back with the timer's output timestamp. Measured reasons for this form
+(an unbounded source, or any DoFn that defers itself, leaks checkpoint bytes on Flink and loses late data on Prism)
+are in docs/adr. A shard owns many partitions (number modulo shards), so a tick costs the same for one partition as
+for sixty-four, and partitions that appear later are picked up by their shard without a restart.
+
+Python's Beam has no public way to set the output timestamp of a processing-time timer; `_hold_watermark` uses the
+private attribute that Beam itself uses. Beam is pinned, and tests/unit/pipelines/io/test_timer_hold.py guards it.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.coders import BytesCoder
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.core import RestrictionProvider
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from pipelines.dedupe import Dedupe
+from pipelines.io import flow as flows
+from pipelines.io.chunk import Chunk, Record
+from pipelines.io.feed import FeedConfig, Start, Taken
+from pipelines.io.flow import Flow, FlowConfig
+from pipelines.io.partition import Partition
+from pipelines.io.watermark import UNKNOWN_US, WatermarkRule
+from schemas.errors import ConfigError, DecodeError
+from schemas.ids import Identity
+
+EventTime = Callable[[Record], int]
+Identify = Callable[[Record], Identity | None]
+
+#: Watermark of the parked DoFn: far in the future, yet short of the end of time, where a stage drops its timers.
+FAR = Timestamp(250_000_000_000)
+PARKED_S = 366 * 24 * 3600
+#: Deltas of the dedupe state before it is written anew as one snapshot.
+COMPACT_AFTER = 512
+
+
+def append_time(record: Record) -> int:
+    """Default event time: when the broker appended the record, us."""
+    return record.append_time_ms * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """How the source ticks and cuts. Times in seconds.
+
+    grid_s:           shards tick at multiples of this; a busy one ticks again at once when `eager`.
+    eager:            right on Prism; wrong on Flink, which moves the watermark between bundles only.
+    shards:           keys that share the partitions out; 1 unless the runner has many workers.
+    max_chunk:        records per chunk.
+    max_chunk_bytes:  of payload per chunk; a single larger record passes.
+    """
+
+    flow: FlowConfig
+    rule: WatermarkRule
+    event_time: EventTime = append_time
+    identity: Identify | None = None
+    grid_s: float = 0.05
+    eager: bool = True
+    shards: int = 1
+    max_chunk: int = 1_000
+    max_chunk_bytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        if not 0.005 <= self.grid_s <= 10.0:
+            raise ConfigError("the source's grid must be in [0.005, 10] seconds", got=self.grid_s)
+        if self.shards < 1 or self.max_chunk < 1:
+            raise ConfigError("the source needs at least one shard and one record per chunk", shards=self.shards)
+
+
+class ReadFromKafka(beam.PTransform):
+    """Topics to a PCollection[Chunk], timestamped with the earliest event time of each chunk.
+
+    Args:
+        topics, bootstrap_servers, group_id, client, start_deadline_s: see FeedConfig.
+        branches, lanes: who must answer for a chunk before its offsets are committed; see FlowConfig. Both empty:
+            nothing is committed, for runners that keep the offsets in checkpoints of their own.
+        disorder_s, idle_s, future_s: see WatermarkRule.
+        event_time: record -> us since 1970. A record for which it raises still travels, and moves no watermark.
+        identity:   record -> identity, or None for "do not dedupe this one". None: nothing is deduped.
+        warm_up_records: of each partition, read again before the committed offset to know what was seen already.
+
+    Both callables must be module-level functions: they travel to the workers by name.
+    """
+
+    def __init__(
+        self,
+        topics: Iterable[str],
+        bootstrap_servers: str,
+        group_id: str | None = None,
+        *,
+        branches: Iterable[str] = (),
+        lanes: Mapping[str, float] | None = None,
+        event_time: EventTime = append_time,
+        identity: Identify | None = None,
+        disorder_s: float = 2.0,
+        idle_s: float | None = 1.0,
+        future_s: float = 1.0,
+        grid_s: float = 0.05,
+        eager: bool = True,
+        shards: int = 1,
+        max_chunk: int = 1_000,
+        warm_up_records: int = 2_000,
+        start_deadline_s: float | None = None,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        names = tuple(dict.fromkeys(topics))
+        feed = FeedConfig(
+            topics=names,
+            bootstrap_servers=bootstrap_servers,
+            group_id=group_id,
+            client=dict(client or {}),
+            start_deadline_s=start_deadline_s,
+            warm_up_records=warm_up_records if identity is not None else 0,
+        )
+        self.flow = f"{'+'.join(names)}-{uuid.uuid4().hex[:12]}"
+        self.config = SourceConfig(
+            flow=FlowConfig(
+                name=self.flow,
+                feed=feed,
+                branches=tuple(branches),
+                lanes={lane: round(late_s * 1e6) for lane, late_s in (lanes or {}).items()},
+            ),
+            rule=WatermarkRule(
+                disorder_us=round(disorder_s * 1e6),
+                idle_us=None if idle_s is None else round(idle_s * 1e6),
+                future_us=round(future_s * 1e6),
+            ),
+            event_time=event_time,
+            identity=identity,
+            grid_s=grid_s,
+            eager=eager,
+            shards=shards,
+            max_chunk=max_chunk,
+        )
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection[Chunk]:
+        """Impulse -> one key per shard -> chunks."""
+        return (
+            pbegin
+            | "Start" >> beam.Create([b""])
+            | "Park" >> beam.ParDo(Park(self.config.shards)).with_output_types(tuple[bytes, bytes])
+            | "Loop" >> beam.ParDo(Loop(self.config)).with_output_types(Chunk)
+        )
+
+
+class _Parking(OffsetRestrictionTracker):  # type: ignore[misc]
+    """A range that is never finished, so that the stage's watermark stays where the estimator puts it."""
+
+    def is_bounded(self) -> bool:
+        return False
+
+
+class _RangeCoder(beam.coders.Coder):  # type: ignore[misc]
+    """An offset range as two numbers: a restriction is kept in checkpoints, where nothing pickled belongs."""
+
+    def encode(self, value: OffsetRange) -> bytes:
+        return struct.pack(">qq", value.start, value.stop)
+
+    def decode(self, encoded: bytes) -> OffsetRange:
+        return OffsetRange(*struct.unpack(">qq", encoded))
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+class _Park(RestrictionProvider):  # type: ignore[misc]
+    def initial_restriction(self, element: bytes) -> OffsetRange:
+        return OffsetRange(0, 2**62)
+
+    def create_tracker(self, restriction: OffsetRange) -> _Parking:
+        return _Parking(restriction)
+
+    def restriction_size(self, element: bytes, restriction: OffsetRange) -> int:
+        return 1
+
+    def restriction_coder(self) -> _RangeCoder:
+        return _RangeCoder()
+
+    def split(self, element: bytes, restriction: OffsetRange) -> Iterator[OffsetRange]:
+        yield restriction
+
+    def truncate(self, element: bytes, restriction: OffsetRange) -> None:
+        return None
+
+
+class Park(beam.DoFn):  # type: ignore[misc]
+    """Emits (shard, b"") once, then parks for a year at a time with its watermark far ahead."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+
+    @beam.DoFn.unbounded_per_element()  # type: ignore[misc]
+    def process(
+        self,
+        element: bytes,
+        tracker: Any = beam.DoFn.RestrictionParam(_Park()),  # noqa: B008
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),  # noqa: B008
+    ) -> Iterator[TimestampedValue]:
+        """One element per shard on the first call; later calls only park again."""
+        start = tracker.current_restriction().start
+        wake_ms = time.time_ns() // 1_000_000 + PARKED_S * 1000
+        if not tracker.try_claim(wake_ms - 1):
+            return
+        if start == 0:
+            for shard in range(self._shards):
+                yield TimestampedValue((b"%d" % shard, b""), Timestamp(0))
+        estimator.set_watermark(FAR)
+        tracker.defer_remainder(Duration(PARKED_S))
+
+
+class At(NamedTuple):
+    """Where a shard stands in one partition: the next offset, and its watermark in us."""
+
+    offset: int
+    watermark_us: int
+
+
+@dataclass(slots=True)
+class ShardState:
+    """State of a shard. `serial` counts its ticks that changed something; `deltas` those in the dedupe's bag."""
+
+    serial: int = 0
+    deltas: int = 0
+    at: dict[Partition, At] = field(default_factory=dict)
+
+    _HEAD = struct.Struct("<qII")
+    _ITEM = struct.Struct("<qqIH")
+
+    def encode(self) -> bytes:
+        """Compact bytes for Beam's state."""
+        parts = [self._HEAD.pack(self.serial, self.deltas, len(self.at))]
+        for (topic, number), (offset, watermark_us) in self.at.items():
+            name = topic.encode()
+            parts += [self._ITEM.pack(offset, watermark_us, number, len(name)), name]
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> ShardState:
+        """Inverse of encode(). Raises DecodeError: not such bytes."""
+        try:
+            serial, deltas, n = cls._HEAD.unpack_from(data)
+            state, position = cls(serial, deltas), cls._HEAD.size
+            for _ in range(n):
+                offset, watermark_us, number, size = cls._ITEM.unpack_from(data, position)
+                position += cls._ITEM.size
+                name = data[position : position + size].decode()
+                position += size
+                state.at[Partition(name, number)] = At(offset, watermark_us)
+        except (struct.error, UnicodeDecodeError) as cause:
+            raise DecodeError("the saved state of a source shard is not readable", bytes=len(data)) from cause
+        return state
+
+    def hold_us(self) -> int:
+        """The watermark that the whole shard can stand for."""
+        return min((at.watermark_us for at in self.at.values()), default=UNKNOWN_US)
+
+
+#: (flow, shard) -> (serial, dedupe): what a tick would otherwise rebuild from state. Valid for one serial only.
+_SEEN: dict[tuple[str, bytes], tuple[int, Dedupe]] = {}
+
+
+class Loop(beam.DoFn):  # type: ignore[misc]
+    """One shard's loop: tick, take, emit, hold, again."""
+
+    STATE = ReadModifyWriteStateSpec("at", BytesCoder())
+    SEEN = BagStateSpec("seen", BytesCoder())
+    TIMER = TimerSpec("tick", TimeDomain.REAL_TIME)
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._records = Metrics.counter("source", "records")
+        self._duplicates = Metrics.counter("source", "duplicates")
+        self._implausible = Metrics.counter("source", "implausible_event_times")
+        self._unreadable = Metrics.counter("source", "unreadable_records")
+        self._lost = Metrics.counter("source", "lost_records")
+
+    def process(
+        self,
+        element: tuple[bytes, bytes],
+        state: Any = beam.DoFn.StateParam(STATE),
+        timer: Any = beam.DoFn.TimerParam(TIMER),
+    ) -> None:
+        """The first and only element of a shard: set the timer going."""
+        state.write(ShardState().encode())
+        self._arm(timer, UNKNOWN_US, busy=False)
+
+    @on_timer(TIMER)
+    def tick(
+        self,
+        key: Any = beam.DoFn.KeyParam,
+        state: Any = beam.DoFn.StateParam(STATE),
+        seen: Any = beam.DoFn.StateParam(SEEN),
+        timer: Any = beam.DoFn.TimerParam(TIMER),
+    ) -> Iterator[TimestampedValue]:
+        """Hand out what the feed has for this shard's partitions."""
+        flow = flows.flow(self._config.flow)
+        saved = state.read()
+        shard = ShardState.decode(saved) if saved else ShardState()
+        if flow.stopping:
+            self._arm(timer, shard.hold_us(), busy=False)
+            return
+        before = ShardState(shard.serial, shard.deltas, dict(shard.at))
+        starts = self._own(flow.feed.starts(), key)
+        dedupe = self._dedupe(key, shard, seen)
+        busy = False
+        for partition, start in starts.items():
+            if partition not in shard.at:
+                shard.at[partition] = At(start.offset, self._first_watermark(start, before))
+                if flow.ledger is not None:
+                    flow.ledger.begin(partition, start.live_from, start.resume)
+            taken = flow.feed.take(
+                partition, shard.at[partition].offset, self._config.max_chunk, self._config.max_chunk_bytes
+            )
+            busy = busy or taken.more
+            chunk, event_us = self._advance(flow, shard, partition, start, taken, dedupe)
+            if chunk is not None:
+                yield TimestampedValue(chunk, Timestamp(micros=event_us))
+        if shard.at != before.at:
+            shard.serial += 1
+            if dedupe is not None:
+                self._save(key, shard, seen, dedupe)
+            state.write(shard.encode())
+        self._arm(timer, shard.hold_us(), busy)
+
+    def _own(self, starts: Mapping[Partition, Start], key: bytes) -> dict[Partition, Start]:
+        """This shard's part of the partitions, in order."""
+        if self._config.shards == 1:
+            return dict(sorted(starts.items()))
+        mine = int(key)
+        return {p: s for i, (p, s) in enumerate(sorted(starts.items())) if p.number % self._config.shards == mine}
+
+    @staticmethod
+    def _first_watermark(start: Start, before: ShardState) -> int:
+        """Watermark of a partition that a shard meets for the first time.
+
+        A partition that was added to a running shard starts at what the shard stands for already; one of a resumed
+        run at the closed horizon, so that no closed window opens again.
+        """
+        horizon_us = max((at for _, at in start.resume.horizons), default=UNKNOWN_US)
+        return max(horizon_us, before.hold_us()) if before.at else horizon_us
+
+    def _advance(
+        self, flow: Flow, shard: ShardState, partition: Partition, start: Start, taken: Taken, dedupe: Dedupe | None
+    ) -> tuple[Chunk | None, int]:
+        """Move one partition by what was taken; the chunk to emit, if any, and its event time in us."""
+        rule = self._config.rule
+        offset, watermark_us = shard.at[partition]
+        now_us = time.time_ns() // 1000
+        if not taken.records:
+            if taken.nothing_unread_at_us is not None:
+                watermark_us = rule.after_silence(watermark_us, taken.nothing_unread_at_us)
+            shard.at[partition] = At(taken.end, watermark_us)
+            if flow.ledger is not None:
+                flow.ledger.watermark(partition, watermark_us)
+            if taken.lost_from < 0:
+                return None, 0
+            self._lost.inc(taken.end - taken.lost_from)
+        times = []
+        first_us = now_us
+        for record in taken.records:
+            at_us = self._event_us(record)
+            first_us = min(first_us, at_us)
+            if rule.plausible(at_us, record.append_time_ms, now_us):
+                times.append(at_us)
+            else:
+                self._implausible.inc()
+        records = taken.records if dedupe is None else self._only_new(partition, taken.records, dedupe)
+        after_us = rule.after_records(watermark_us, times)
+        shard.at[partition] = At(taken.end, after_us)
+        begin = max(offset, start.live_from)
+        if taken.end <= start.live_from:
+            return None, 0
+        if offset < start.live_from:
+            records = [r for r in records if r.offset >= start.live_from]
+        name = self._config.flow.name
+        chunk = Chunk(
+            name, *partition, begin, taken.end, watermark_us, records, start.resume, taken.lost_from
+        )  # fmt: skip
+        self._records.inc(len(records))
+        if flow.ledger is not None:
+            flow.ledger.register(partition, begin, taken.end, watermark_us)
+            flow.ledger.watermark(partition, after_us)
+            if not records and taken.lost_from < 0:
+                flow.ledger.acknowledge_all(chunk.receipt)
+        if not records and taken.lost_from < 0:
+            return None, 0
+        return chunk, max(0, first_us)
+
+    def _event_us(self, record: Record) -> int:
+        try:
+            return self._config.event_time(record)
+        except Exception:  # the callable sees bytes from outside; the decoder further on names what is wrong with them
+            self._unreadable.inc()
+            return record.append_time_ms * 1000
+
+    def _only_new(self, partition: Partition, records: list[Record], dedupe: Dedupe) -> list[Record]:
+        identify = self._config.identity
+        if identify is None:
+            return records
+        out = []
+        for record in records:
+            try:
+                identity = identify(record)
+            except Exception:  # as above
+                identity = None
+            if identity is None or dedupe.first_time(partition.topic, identity):
+                out.append(record)
+        if len(out) != len(records):
+            self._duplicates.inc(len(records) - len(out))
+        return out
+
+    def _dedupe(self, key: bytes, shard: ShardState, seen: Any) -> Dedupe | None:
+        """The dedupe of this shard as of its serial: from the process, or rebuilt from state."""
+        if self._config.identity is None:
+            return None
+        cached = _SEEN.pop((self._config.flow.name, key), None)
+        if cached is not None and cached[0] == shard.serial:
+            return cached[1]
+        return Dedupe.restore(seen.read())
+
+    def _save(self, key: bytes, shard: ShardState, seen: Any, dedupe: Dedupe) -> None:
+        if shard.deltas >= COMPACT_AFTER:
+            seen.clear()
+            seen.add(dedupe.snapshot())
+            shard.deltas = 1
+        elif delta := dedupe.delta():
+            seen.add(delta)
+            shard.deltas += 1
+        _SEEN[self._config.flow.name, key] = (shard.serial, dedupe)
+
+    def _arm(self, timer: Any, hold_us: int, busy: bool) -> None:
+        """Set the next tick: at once when records wait and the runner allows it, else at the next grid point."""
+        _hold_watermark(timer, hold_us)
+        now_us = time.time_ns() // 1000
+        if busy and self._config.eager:
+            timer.set(Timestamp(micros=now_us + 1000))
+            return
+        grid_us = round(self._config.grid_s * 1e6)
+        timer.set(Timestamp(micros=((now_us + grid_us * 3 // 10) // grid_us + 1) * grid_us))
+
+
+def _hold_watermark(timer: Any, hold_us: int) -> None:
+    """Make the stage's watermark stand at `hold_us` until this timer has fired."""
+    timer._input_timestamp = Timestamp(micros=hold_us)
