@@ -113,7 +113,7 @@ class OnnxModelHandler(ModelHandler[Example, PredictionResult, LoadedModel]):
         values = runtime.run(names, feeds)
         model_id = f"{model.uri}@sha256:{runtime.sha256.hex()}"
         for i, example in enumerate(batch):
-            yield PredictionResult(example, {n: v[i] for n, v in zip(names, values, strict=True)}, model_id)  # type: ignore[no-untyped-call]  # Beam's NamedTuple has an untyped __new__
+            yield PredictionResult(example, {n: v[i] for n, v in zip(names, values, strict=True)}, model_id)
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
         """Bytes of all inputs of the batch."""

@@ -1,0 +1,187 @@
+"""The heavy model: final decisions for events, and second opinions on the audit sample, batched inside the bundle.
+
+A chunk is the batch: its windows go through the model in one call per model and window length, each event keeping its
+own times. Where the model cannot answer, the provisional decision stands with the reason; no event is left undecided.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.metrics import Metrics
+
+from pipelines import decide
+from pipelines.controller import Evidence, of_audit, of_decision
+from pipelines.elements import Lanes
+from pipelines.io.chunk import Batch, Outgoing
+from pipelines.io.models import FolderShelf, Shelf, WatchSettings, watcher
+from schemas.codec import encode
+from schemas.errors import ModelError
+from schemas.records import Decision, EdgeEvent, SensorBlock, Verdict
+from schemas.scoring import Scorer, Scores
+
+log = logging.getLogger(__name__)
+EVIDENCE = "evidence"
+
+#: Where a worker finds its models: the feedback topics, or package folders for batch replay.
+ModelSource = WatchSettings | tuple[str, ...]
+Window = TypeVar("Window", EdgeEvent, SensorBlock)
+
+
+def open_shelf(source: ModelSource) -> Shelf:
+    """The shelf for a source. Waits until what is published was read. Raises UnavailableError or ModelError."""
+    return watcher(source).wait_ready() if isinstance(source, WatchSettings) else FolderShelf(list(source))
+
+
+class Judged(NamedTuple):
+    """Output of HeavyModel: encoded decisions per chunk, and evidence keyed by device."""
+
+    decisions: beam.PCollection[Batch]
+    evidence: beam.PCollection[tuple[bytes, bytes]]
+
+
+class HeavyModel(beam.PTransform):
+    """Lanes -> decisions and evidence. `spread` puts a Reshuffle in front, so that many workers share the work."""
+
+    def __init__(self, models: ModelSource, *, spread: bool = False) -> None:
+        super().__init__()
+        self._models, self._spread = models, spread
+
+    def expand(self, lanes: beam.PCollection[Lanes]) -> Judged:
+        """See Judged."""
+        if self._spread:
+            lanes = lanes | "Spread" >> beam.Reshuffle()
+        out = lanes | "Judge" >> beam.ParDo(_Judge(self._models)).with_outputs(EVIDENCE, main="decisions")
+        out["decisions"].element_type = Batch
+        out[EVIDENCE].element_type = tuple[bytes, bytes]
+        return Judged(out["decisions"], out[EVIDENCE])
+
+
+class _Judge(beam.DoFn):
+    def __init__(self, models: ModelSource, now_us: Callable[[], int] | None = None) -> None:
+        self._models, self._now_us = models, now_us
+        self._decided = Metrics.counter("tidegate.heavy", "decided")
+        self._overridden = Metrics.counter("tidegate.heavy", "overridden")
+        self._unanswered = Metrics.counter("tidegate.heavy", "unanswered")
+        self._shelf: Shelf | None = None
+
+    def setup(self) -> None:
+        self._shelf = open_shelf(self._models)
+
+    def process(self, lanes: Lanes) -> Iterator[Any]:
+        assert self._shelf is not None
+        decisions = judge_events(lanes.events, self._shelf, self._clock)
+        evidence = [seen for seen in map(of_decision, decisions) if seen is not None]
+        evidence += judge_audits(lanes.audits, self._shelf, self._clock)
+        self._decided.inc(len(decisions))
+        self._overridden.inc(sum(d.verdict is Verdict.OVERRIDDEN for d in decisions))
+        self._unanswered.inc(sum(d.heavy_score is None for d in decisions))
+        yield Batch([Outgoing(d.device_id.encode(), encode(d)) for d in decisions], (lanes.receipt,))
+        for merged in per_device(evidence):
+            pair = merged.device_id.encode(), merged.to_bytes()
+            yield beam.pvalue.TaggedOutput(EVIDENCE, pair)
+
+    def _clock(self) -> int:
+        return self._now_us() if self._now_us else time.time_ns() // 1000  # noqa: TID251
+
+
+def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[], int]) -> list[Decision]:
+    """One decision per event, in their order. Raises nothing: what the model refuses, the edge has decided."""
+    reasons: dict[int, str] = {}
+    todo: dict[str, list[int]] = defaultdict(list)
+    for i, event in enumerate(events):
+        if not event.values:
+            reasons[i] = decide.KEPT_BACK
+        elif not np.isfinite(event.matrix).all():
+            reasons[i] = decide.NOT_FINITE
+        else:
+            todo[event.model_name].append(i)
+    answers: dict[int, tuple[float, Scorer]] = {}
+    for model_name, places in todo.items():
+        scorer = shelf.heavy(model_name)
+        if scorer is None:
+            reasons |= dict.fromkeys(places, decide.NO_MODEL)
+            continue
+        scores, refused = _scores(scorer, [events[i] for i in places])
+        reasons |= {places[at]: why for at, why in refused.items()}
+        answers |= {places[at]: (score, scorer) for at, score in scores.items()}
+    at_us = now_us()
+    out = []
+    for i, event in enumerate(events):
+        if i in reasons:
+            out.append(decide.by_edge(event, reasons[i], at_us))
+            continue
+        score, scorer = answers[i]
+        package = scorer.package
+        out.append(
+            decide.by_heavy_model(
+                event, score, scorer.threshold, package.manifest.version, package.sha256, decided_at=at_us
+            )
+        )
+    return out
+
+
+def judge_audits(blocks: Sequence[SensorBlock], shelf: Shelf, now_us: Callable[[], int]) -> list[Evidence]:
+    """What the heavy model says of windows that the edge had answered alone. Unusable ones tell nothing."""
+    out = []
+    by_model: dict[str, list[SensorBlock]] = defaultdict(list)
+    for block in blocks:
+        if block.model_name is not None and block.event_times and np.isfinite(block.matrix).all():
+            by_model[block.model_name].append(block)
+    for model_name, group in by_model.items():
+        scorer = shelf.heavy(model_name)
+        if scorer is None:
+            continue
+        scores, _ = _scores(scorer, group)
+        at_us = now_us()
+        for at, score in scores.items():
+            block = group[at]
+            version = block.thresholds_version or 0
+            anomalous = score >= scorer.threshold
+            out.append(of_audit(block.device_id, model_name, version, block.identity.event_id, anomalous, at_us))
+    return out
+
+
+def _scores(scorer: Scorer, windows: Sequence[Window]) -> tuple[dict[int, float], dict[int, str]]:
+    """Scores and refusals by place. Windows of one length share a call; a call that fails is tried one by one."""
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, window in enumerate(windows):
+        by_shape[window.matrix.shape].append(i)
+    scores: dict[int, float] = {}
+    refused: dict[int, str] = {}
+    for places in by_shape.values():
+        try:
+            scores |= zip(places, _call(scorer, [windows[i] for i in places]).tolist(), strict=True)
+        except ModelError:
+            for i in places:
+                try:
+                    scores[i] = float(_call(scorer, [windows[i]])[0])
+                except ModelError as why:
+                    refused[i] = str(why)[:500]
+    if refused:
+        log.warning(
+            "the heavy model %s refused %d windows: %s",
+            scorer.manifest.name,
+            len(refused),
+            next(iter(refused.values())),
+        )
+    return scores, refused
+
+
+def _call(scorer: Scorer, windows: Sequence[Window]) -> Scores:
+    return scorer.score(np.stack([w.matrix for w in windows]), [w.device_id for w in windows])
+
+
+def per_device(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Evidence merged per device and version of thresholds, in order of first appearance."""
+    merged: dict[tuple[str, str, int], Evidence] = {}
+    for seen in evidence:
+        key = seen.device_id, seen.model_name, seen.thresholds_version
+        merged[key] = merged[key].merge(seen) if key in merged else seen
+    return list(merged.values())

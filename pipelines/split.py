@@ -1,0 +1,129 @@
+"""Poll chunks to lanes: decode, refuse what cannot be right, and sort out what comes too late. One step, no shuffle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from pipelines.deadletter import failure, outgoing
+from pipelines.elements import Lanes, Sighting
+from pipelines.io.chunk import Batch, Chunk, Outgoing, Record
+from schemas import topics
+from schemas.codec import decode
+from schemas.errors import ConfigError, DecodeError, TidegateError
+from schemas.records import EdgeAggregate
+from schemas.sketch import Sketch
+
+FLEET_LANE = "fleet"
+FAILED = "failed"
+
+
+class LateData(TidegateError):
+    """A good record of a window that is closed for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRule:
+    """Fleet windows: `size_us` long, corrected by late data until `lateness_us` after their end."""
+
+    size_us: int
+    lateness_us: int
+
+    def __post_init__(self) -> None:
+        if self.size_us < 1 or self.lateness_us < 0:
+            raise ConfigError("fleet windows need a positive size and a lateness of zero or more", rule=str(self))
+
+    def start(self, at_us: int) -> int:
+        """Start of the window that holds a moment."""
+        return at_us - at_us % self.size_us
+
+
+class Routed(NamedTuple):
+    """Output of Split."""
+
+    lanes: beam.PCollection[Lanes]
+    failed: beam.PCollection[Batch]
+
+
+class Split(beam.PTransform):
+    """Chunk -> decoded lanes, and dead letters. Keeps timestamps and windows."""
+
+    def __init__(self, topic_prefix: str, window: WindowRule) -> None:
+        super().__init__()
+        self._prefix, self._window = topic_prefix, window
+
+    def expand(self, chunks: beam.PCollection[Chunk]) -> Routed:
+        """See Routed."""
+        step = beam.ParDo(_Split(self._prefix, self._window)).with_outputs(FAILED, main="lanes")
+        out = chunks | "Decode" >> step.with_output_types(Lanes)
+        out[FAILED].element_type = Batch
+        return Routed(out["lanes"], out[FAILED])
+
+
+class _Split(beam.DoFn):
+    """`now_us` is replaced by tests; a default of None keeps the DoFn free of a clock that would have to be pickled."""
+
+    def __init__(self, prefix: str, window: WindowRule, now_us: Callable[[], int] | None = None) -> None:
+        self._prefix, self._window, self._now_us = prefix, window, now_us
+        self._good = Metrics.counter("tidegate.split", "records")
+        self._bad = Metrics.counter("tidegate.split", "failed")
+
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        topic = chunk.topic.removeprefix(self._prefix)
+        events, audits, sightings = [], [], []
+        failed: list[Outgoing] = []
+        for record in self._records(chunk, topic):
+            try:
+                good: Any = decode(record.value or b"", topics.by_name(topic).record)
+                if topic == topics.EVENTS.name:
+                    events.append(good)
+                elif topic == topics.SAMPLES.name:
+                    audits.append(good)
+                elif self._wanted(chunk, record, good):
+                    sightings.append(Sighting(record.offset, good))
+            except TidegateError as cause:
+                now_us = self._now_us() if self._now_us else time.time_ns() // 1000  # noqa: TID251
+                failed.append(outgoing(failure(chunk, record, "split", cause, now_us)))
+        self._good.inc(len(events) + len(audits) + len(sightings))
+        self._bad.inc(len(failed))
+        yield Lanes(chunk.receipt, events, audits, sightings)
+        yield beam.pvalue.TaggedOutput(FAILED, Batch(failed, (chunk.receipt,)))
+
+    def _records(self, chunk: Chunk, topic: str) -> list[Record]:
+        """Aggregates of windows that an earlier run left open are wanted again; other records only once."""
+        return chunk.records if topic == topics.AGGREGATES.name else chunk.fresh()
+
+    def _wanted(self, chunk: Chunk, record: Record, aggregate: EdgeAggregate) -> bool:
+        """Whether an aggregate goes into its window; False when an earlier run has it in a closed one already.
+
+        Raises LateData, or DecodeError where it fits no window or its sketch is not one.
+        """
+        start = self._window.start(aggregate.window_start)
+        end = start + self._window.size_us
+        if aggregate.window_end > end:
+            raise DecodeError(
+                "an aggregate spans two fleet windows",
+                device_id=aggregate.device_id,
+                fix="the fleet window must be a multiple of the edges' aggregate window",
+            )
+        try:
+            Sketch.from_aggregate(aggregate)
+        except ValueError as cause:
+            raise DecodeError(f"not a sketch: {cause}", device_id=aggregate.device_id) from None
+        horizon_us = chunk.resume.horizon_us(FLEET_LANE)
+        if end <= horizon_us and record.offset < chunk.resume.position:
+            return False
+        if end <= max(horizon_us, chunk.watermark_us - self._window.lateness_us):
+            raise LateData(
+                "its window is closed for good",
+                device_id=aggregate.device_id,
+                window_end=end,
+                watermark=chunk.watermark_us,
+                fix="raise --allowed_lateness when devices are offline for longer than that",
+            )
+        return True
