@@ -44,7 +44,8 @@ class LanesCoder(coders.Coder):
         names = flow.encode(), topic.encode()
         counts = len(value.events), len(value.audits), len(value.aggregates)
         out = [_HEAD.pack(partition, begin, end, len(names[0]), len(names[1]), *counts), *names]
-        for record in (*value.events, *value.audits):
+        records: list[EdgeEvent | SensorBlock] = [*value.events, *value.audits]
+        for record in records:
             payload = encode(record)
             out += [_LENGTH.pack(len(payload)), payload]
         for offset, aggregate in value.aggregates:
