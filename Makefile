@@ -1,0 +1,43 @@
+# Everything happens inside this folder: .venv and .tools are made by the first command and used again by the next.
+# `make demo` and `make test` are all that is needed; each sets everything up first.
+
+PY := $(shell command -v python3 || command -v python3.11 || command -v python)
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test check fix bench ci lock clean
+
+help:           ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup:          ## .venv, Kafka jars and Prism; a second run does nothing
+	@if [ -z "$(PY)" ]; then echo 'python 3.11 is needed for everything and was not found; install it with `apt-get install python3.11 python3.11-venv`; nothing works without it' >&2; exit 69; fi
+	@$(PY) deploy/bootstrap.py
+
+demo: setup     ## the main job on real recorded data, about a minute (DEMO_SECONDS=60)
+	@$(BIN)/tidegate demo $(DEMO_ARGS)
+
+test: setup     ## every test, with the real broker and Prism (PYTEST_ARGS='-k codec')
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup    ## format, lint, types, imports; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup      ## what check can repair by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup    ## the figures of tests/bench
+	@$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+
+ci: check test  ## what .ci/run calls
+
+lock:           ## requirements/*.txt from pyproject.toml (needs uv)
+	@deploy/lock.sh
+
+clean:          ## stop the local stack and remove what the commands made; keeps .venv and .tools
+	@if [ -x $(BIN)/tidegate ]; then $(BIN)/tidegate down; fi
+	rm -rf .tidegate build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks

@@ -1,0 +1,1 @@
+"""Stands Tidegate up: set-up, local stack, topics, and the `tidegate` command."""

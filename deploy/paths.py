@@ -1,0 +1,28 @@
+"""Where things lie: the checkout, what the set-up made, and what the local stack keeps. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+VENV = ROOT / ".venv"
+TOOLS = ROOT / ".tools"
+POM = ROOT / "deploy" / "kafka" / "pom.xml"
+LOG4J = ROOT / "deploy" / "kafka" / "log4j2.properties"
+
+
+def kafka_libs() -> Path:
+    """Folder of the broker's jars; TIDEGATE_KAFKA_LIBS names another one."""
+    return Path(os.environ.get("TIDEGATE_KAFKA_LIBS") or TOOLS / "kafka" / "libs")
+
+
+def prism() -> Path:
+    """The Prism program; TIDEGATE_PRISM names another one."""
+    return Path(os.environ.get("TIDEGATE_PRISM") or TOOLS / "bin" / "prism")
+
+
+def home() -> Path:
+    """Folder of the local stack: broker data, logs, state. TIDEGATE_HOME names another one."""
+    return Path(os.environ.get("TIDEGATE_HOME") or ROOT / ".tidegate").absolute()
