@@ -1,0 +1,116 @@
+"""`python -m pipelines …`: run the live pipeline, replay recordings, publish models, show the graph."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from schemas.errors import ConfigError, TidegateError, exit_code
+
+RUN_EXAMPLES = """examples:
+  python -m pipelines run --runner=PrismRunner --kafka_bootstrap_servers=127.0.0.1:9092
+  python -m pipelines run --runner=PrismRunner --prism_location=.tools/bin/prism --fleet_window=10s --source_grid=20ms
+  python -m pipelines run --runner=PrismRunner --help          all options, Beam's and ours
+
+Every option that is not ours goes to Beam unchanged. On Prism the job runs under a supervisor: it is started again
+after a crash and goes on from the committed offsets. SIGTERM stops it in good order.
+"""
+EXAMPLES = """examples:
+  python -m pipelines run --runner=PrismRunner --kafka_bootstrap_servers=127.0.0.1:9092
+  python -m pipelines replay build/edge --models build/models/servers -o build/decided
+  python -m pipelines publish build/models/servers --kafka_bootstrap_servers=127.0.0.1:9092
+  python -m pipelines explain
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `run` and `job` leave everything they do not know to Beam."""
+    top = argparse.ArgumentParser(
+        prog="python -m pipelines",
+        description="The cloud half of Tidegate: Beam pipelines behind Kafka.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("run", "run the live pipeline; on Prism under a supervisor"),
+        ("job", "run the live pipeline once, without a supervisor"),
+    ):
+        commands.add_parser(
+            name, help=text, epilog=RUN_EXAMPLES, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+    replay = commands.add_parser("replay", help="run the same graph over recorded topics, on this machine alone")
+    replay.add_argument("folder", help="folder with one Avro container file per topic, such as edge.events.avro")
+    replay.add_argument("--models", nargs="+", required=True, metavar="DIR", help="model packages")
+    replay.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; created if missing")
+    replay.add_argument("--fleet_window", default="5s", metavar="DURATION")
+    publish = commands.add_parser("publish", help="publish model packages to edges and pipelines")
+    publish.add_argument("folders", nargs="+", metavar="DIR", help="model packages")
+    publish.add_argument("--kafka_bootstrap_servers", default="127.0.0.1:9092")
+    publish.add_argument("--kafka_topic_prefix", default="")
+    publish.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    commands.add_parser("explain", help="print the graph")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of one command; see docs/exit-codes.md."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    try:
+        if given[:1] in (["run"], ["job"]):
+            return _run(given[0], given[1:])
+        args = parser().parse_args(given)
+        return int({"replay": _replay, "publish": _publish, "explain": _explain}[args.command](args))
+    except TidegateError as error:
+        print(f"pipelines: {error}", file=sys.stderr)
+        return exit_code(error)
+
+
+def _run(command: str, argv: list[str]) -> int:
+    from pipelines.job import prepare, run_until_signal
+
+    if {"-h", "--help"} & set(argv):
+        print(RUN_EXAMPLES)
+        prepare(["--help"])  # prints every option and exits with 0
+    runner = next((a.partition("=")[2] for a in argv if a.startswith("--runner=")), "")
+    if not runner:
+        raise ConfigError("which runner?", fix="give --runner=PrismRunner, or another of Beam's runners")
+    if command == "run" and runner.lower().endswith("prismrunner"):
+        from pipelines.supervisor import supervise
+
+        return supervise(argv)
+    run_until_signal(argv)
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from pipelines.replay import replay
+    from schemas.units import duration_us
+
+    report = replay(args.folder, args.models, args.output, duration_us(args.fleet_window))
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from pipelines.publish import publish, read_package
+
+    packages = [read_package(folder) for folder in args.folders]
+    for package in packages:
+        update = publish(package, args.kafka_bootstrap_servers, args.kafka_topic_prefix)
+        found = {"model": update.model_name, "version": update.version, "sha256": update.manifest_sha256.hex()}
+        line = "published {model} version {version}, package {sha256}".format(**found)
+        print(json.dumps(found) if args.output == "json" else line)
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from pipelines import graph
+
+    print(graph.__doc__)
+    return 0

@@ -1,0 +1,169 @@
+"""One run of the live pipeline: build, submit, watch, stop. On Prism it runs under supervisor.py."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.runners.runner import PipelineState
+
+from pipelines.graph import BRANCHES, INPUTS, LANES, GraphConfig, Sinks, build
+from pipelines.io import flow as flows
+from pipelines.io.chunk import Record
+from pipelines.io.models import WatchSettings
+from pipelines.io.sink import WriteToKafka, close_producers
+from pipelines.io.source import ReadFromKafka
+from pipelines.options import TidegateOptions
+from schemas import topics
+from schemas.codec import decode, peek_identity
+from schemas.errors import PipelineError, TidegateError
+from schemas.ids import Identity
+from schemas.records import EdgeAggregate
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+REPORT_EVERY_S = 10.0
+#: How long a stop waits for what is in flight.
+STOP_TIMEOUT_S = 20.0
+
+
+def event_time(record: Record) -> int:
+    """Event time of a record for the watermark, microseconds: the end of an aggregate's window.
+
+    Only aggregates are windowed, so only they move the watermark by what they say; the broker's time stands for the
+    rest.
+    """
+    value = record.value or b""
+    try:
+        return decode(value, EdgeAggregate).window_end
+    except TidegateError:
+        return record.append_time_ms * 1000
+
+
+def identity(record: Record) -> Identity | None:
+    """Identity for the dedupe."""
+    return peek_identity(record.value or b"")
+
+
+def prepare(argv: Sequence[str]) -> PipelineOptions:
+    """Beam options with what Prism needs filled in where the user left it open."""
+    options = PipelineOptions(list(argv))
+    options.view_as(StandardOptions).streaming = True
+    if (options.view_as(StandardOptions).runner or "").lower().endswith("prismrunner"):
+        portable = options.view_as(PortableOptions)
+        portable.environment_type = portable.environment_type or "LOOPBACK"
+        # It is the deadline of every stream to the job server, also of those that live as long as the job.
+        portable.job_server_timeout = 10 * 365 * 24 * 3600
+        # The source has one restriction and cannot be split; asking it to has crashed workers.
+        debug = options.view_as(DebugOptions)
+        debug.add_experiment("prism_disable_sdf_split")
+    return options
+
+
+class Job:
+    """The live pipeline on some runner."""
+
+    def __init__(self, options: PipelineOptions) -> None:
+        ours = options.view_as(TidegateOptions)
+        runner = (options.view_as(StandardOptions).runner or "").lower()
+        self._flink = "flink" in runner
+        self._options = options
+        prefix, servers, client = ours.kafka_topic_prefix, ours.kafka_bootstrap_servers, ours.client()
+        window, policy = ours.window(), ours.policy()
+        self._source = ReadFromKafka(
+            [topic.named(prefix) for topic in INPUTS],
+            servers,
+            ours.kafka_group_id,
+            # Flink keeps offsets in its checkpoints; Prism forgets everything, so offsets follow the sinks' answers.
+            branches=() if self._flink else BRANCHES,
+            lanes={} if self._flink else dict.fromkeys(LANES, window.lateness_us / 1e6),
+            event_time=event_time,
+            identity=identity,
+            disorder_s=ours.disorder / 1e6,
+            idle_s=ours.idle / 1e6,
+            grid_s=ours.source_grid / 1e6,
+            eager=not self._flink,
+            start_deadline_s=ours.kafka_start_deadline / 1e6,
+            client=client,
+        )
+        self._config = GraphConfig(
+            models=WatchSettings(servers, prefix, ours.kafka_start_deadline / 1e6),
+            window=window,
+            policy=policy,
+            topic_prefix=prefix,
+            flow="" if self._flink else self._source.flow,
+            spread=self._flink,
+        )
+
+        def to(topic: topics.Topic, branch: str | None = None) -> WriteToKafka:
+            return WriteToKafka(topic.named(prefix), servers, branch=None if self._flink else branch, client=client)
+
+        self._sinks = Sinks(
+            decisions=to(topics.DECISIONS, "decisions"),
+            fleet=to(topics.FLEET),
+            thresholds=to(topics.THRESHOLDS),
+            failed=to(topics.DEAD_LETTERS, "failed"),
+        )
+
+    def graph(self) -> beam.Pipeline:
+        """The pipeline, not yet run."""
+        pipeline = beam.Pipeline(options=self._options)
+        build(pipeline, self._source, self._sinks, self._config)
+        return pipeline
+
+    def run(self, stop: threading.Event) -> None:
+        """Run until `stop` is set, then end in good order. Raises PipelineError: the runner gave up."""
+        result = self.graph().run()
+        log.info("the pipeline runs on %s", self._options.view_as(StandardOptions).runner)
+        report_at_s = time.monotonic() + REPORT_EVERY_S
+        try:
+            while not stop.wait(POLL_S):
+                state = result.state
+                if PipelineState.is_terminal(state):
+                    raise PipelineError(
+                        "the runner ended the pipeline",
+                        state=state,
+                        fix="its log above names the cause; what was not answered is read again at the next start",
+                    )
+                if time.monotonic() >= report_at_s:
+                    report_at_s += REPORT_EVERY_S
+                    log.info("progress: %s", self._progress(result))
+        except BaseException:
+            flows.abandon(self._source.flow)
+            raise
+        clean = flows.stop(self._source.flow, STOP_TIMEOUT_S)
+        result.cancel()
+        close_producers()
+        log.info("stopped%s", "" if clean else "; some records were not answered in time and will be read again")
+
+    def _progress(self, result: Any) -> str:
+        # A portable result keeps the first answer it got for ever; dropping it is the only way to a newer one.
+        result._metrics = None
+        counters = result.metrics().query()["counters"]
+        totals = {c.key.metric.name: c.committed or 0 for c in counters}
+        names = (
+            "records",
+            "duplicates",
+            "decided",
+            "overridden",
+            "windows",
+            "corrections",
+            "threshold_updates",
+            "failed",
+        )
+        return ", ".join(f"{name} {totals.get(name, 0)}" for name in names)
+
+
+def run_until_signal(argv: Sequence[str]) -> None:
+    """Run one job until SIGTERM or SIGINT. Raises TidegateError."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Job(prepare(argv)).run(stop)

@@ -1,0 +1,72 @@
+"""Publish a model package: its files as chunks, then the update that names them. Edges and pipelines follow."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from pipelines.io.onnx import OnnxRuntime
+from schemas import topics
+from schemas.artifacts import chunk_key, cut
+from schemas.codec import encode
+from schemas.errors import UnavailableError
+from schemas.manifest import Package, load_package
+from schemas.records import ModelUpdate
+from schemas.scoring import Scorer
+
+VALID_US = 7 * 24 * 3600 * 1_000_000
+
+
+def read_package(folder: str) -> Package:
+    """A package with both halves, each tried on this machine. Raises ModelError."""
+    package = load_package(lambda name: (Path(folder) / name).read_bytes(), ("edge", "heavy"))
+    halves: tuple[Literal["edge"], Literal["heavy"]] = ("edge", "heavy")
+    for which in halves:
+        half = getattr(package.manifest, which)
+        Scorer(package, which, OnnxRuntime(package.files[half.file]))
+    return package
+
+
+def publish(
+    package: Package, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None
+) -> ModelUpdate:
+    """Send a package; returns the update once the broker has everything. Raises UnavailableError."""
+    manifest = package.manifest
+    now_us = time.time_ns() // 1000  # noqa: TID251
+    update = ModelUpdate(
+        model_name=manifest.name,
+        version=manifest.version,
+        cohort=manifest.cohort,
+        manifest=package.manifest_bytes,
+        manifest_sha256=hashlib.sha256(package.manifest_bytes).digest(),
+        issued_at=now_us,
+        expires_at=now_us + VALID_US,
+    )
+    try:
+        producer = KafkaProducer(
+            **dict(client or {}), bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True
+        )
+        try:
+            chunks = [chunk for data in package.files.values() for chunk in cut(data)]
+            sent = [
+                producer.send(topics.ARTIFACTS.named(topic_prefix), key=chunk_key(c), value=encode(c)) for c in chunks
+            ]
+            for future in sent:
+                future.get(timeout=30)
+            name = manifest.name.encode()
+            producer.send(topics.MODELS.named(topic_prefix), key=name, value=encode(update)).get(timeout=30)
+        finally:
+            producer.close(timeout=10)
+    except KafkaError as cause:
+        raise UnavailableError(
+            f"the model could not be published: {type(cause).__name__}: {cause}",
+            bootstrap_servers=bootstrap_servers,
+            fix="is the broker up and are the topics created? `tidegate status` tells",
+        ) from cause
+    return update

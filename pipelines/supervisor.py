@@ -1,0 +1,127 @@
+"""Keeps the pipeline up where the engine does not: Prism holds everything in memory and fails as a whole.
+
+The job runs in a child with a session of its own, so that everything it starts (Prism among it) can be ended with it.
+After a crash of either the whole group is ended and a new child goes on from the committed offsets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from schemas.errors import EXIT_CODES, ConfigError, ModelError, PipelineError
+
+log = logging.getLogger(__name__)
+
+#: A child that ends like this would end like this again.
+FINAL_CODES = frozenset({2, EXIT_CODES[ConfigError], EXIT_CODES[ModelError]})
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class RestartPolicy:
+    """When to start again: after a pause that doubles with each crash in a row, and not for ever. Pure.
+
+    A child that lived for `healthy_s` starts the count anew; `max_crashes` in a row are a crash loop.
+    """
+
+    first_pause_s: float = 0.5
+    max_pause_s: float = 10.0
+    healthy_s: float = 60.0
+    max_crashes: int = 8
+    crashes: int = field(default=0, init=False)
+
+    def after_crash(self, lived_s: float) -> float | None:
+        """Seconds to wait before the next start; None: give up."""
+        self.crashes = 1 if lived_s >= self.healthy_s else self.crashes + 1
+        if self.crashes >= self.max_crashes:
+            return None
+        return float(min(self.max_pause_s, self.first_pause_s * 2 ** (self.crashes - 1)))
+
+
+class Supervisor:
+    """Starts `command` again and again until it ends well, ends for good, or a signal says so."""
+
+    def __init__(self, command: Sequence[str], policy: RestartPolicy, stop_timeout_s: float = 30.0) -> None:
+        self._command, self._policy, self._stop_timeout_s = list(command), policy, stop_timeout_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Exit code for this process. Raises PipelineError: a crash loop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        while True:
+            started_s = time.monotonic()
+            code = self._run_child()
+            if code == 0 or self._stop.is_set() or code in FINAL_CODES:
+                return code if code >= 0 else 128 - code
+            pause_s = self._policy.after_crash(time.monotonic() - started_s)
+            if pause_s is None:
+                raise PipelineError(
+                    "the pipeline keeps failing and is not started again",
+                    crashes_in_a_row=self._policy.crashes,
+                    last_exit=_describe(code),
+                    fix="the log above names the cause; `python -m pipelines job …` runs it once without supervision",
+                )
+            log.warning("the pipeline ended (%s); starting again in %.1f s", _describe(code), pause_s)
+            if self._stop.wait(pause_s):
+                return 0
+
+    def _run_child(self) -> int:
+        child = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_die_with_parent())
+        self._child = child
+        try:
+            if self._stop.is_set():
+                child.send_signal(signal.SIGTERM)
+            while True:
+                try:
+                    return child.wait(timeout=self._stop_timeout_s if self._stop.is_set() else 1.0)
+                except subprocess.TimeoutExpired:
+                    if self._stop.is_set():
+                        log.warning("the pipeline did not stop within %.0f s and is killed", self._stop_timeout_s)
+                        return -signal.SIGKILL
+        finally:
+            self._child = None
+            _end_group(child)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._stop.set()
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+
+
+
+def supervise(argv: Sequence[str]) -> int:
+    """Run `python -m pipelines job` with these arguments under supervision; the exit code."""
+    return Supervisor([sys.executable, "-m", "pipelines", "job", *argv], RestartPolicy()).run()
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """For the child: SIGTERM when this process is gone, so that kill -9 of the supervisor leaves no orphan."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def arm() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return arm
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """End whatever is left of the child's session, Prism included."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _describe(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
