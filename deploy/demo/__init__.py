@@ -1,0 +1,1 @@
+"""The demo: recorded data that ships with the product, and what replays it."""
