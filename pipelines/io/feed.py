@@ -37,6 +37,9 @@ REQUEST_MS = 5_000
 #: How often partitions that were added later are looked for.
 PARTITIONS_CHECK_S = 30.0
 RETRY_S = 0.5
+#: A poll that brought fewer records than this is followed by a short rest: a fetch per record costs half a core.
+TRICKLE = 200
+REST_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +232,9 @@ class Feed:
                         continue
                 self._apply_seeks(self._consumer)
                 self._pause_full(self._consumer)
-                self._receive(self._consumer, self._consumer.poll(timeout_ms=POLL_MS, max_records=5_000))
+                received = self._receive(self._consumer, self._consumer.poll(timeout_ms=POLL_MS, max_records=5_000))
+                if 0 < received < TRICKLE:
+                    self._stop.wait(REST_S)
                 if time.monotonic() - checked_s > SILENCE_CHECK_S:
                     self._check_silence(self._consumer)
                     checked_s = time.monotonic()
@@ -342,9 +347,10 @@ class Feed:
                 consumer.resume(TopicPartition(*p))
                 b.paused = False
 
-    def _receive(self, consumer: KafkaConsumer, polled: Mapping[TopicPartition, list[Any]]) -> None:
+    def _receive(self, consumer: KafkaConsumer, polled: Mapping[TopicPartition, list[Any]]) -> int:
+        """Buffer what a poll brought; how many records it was."""
         if not polled:
-            return
+            return 0
         self._back()
         now_s = time.monotonic()
         with self._lock:
@@ -357,6 +363,7 @@ class Feed:
                 buffer.received_at_s = now_s
                 buffer.nothing_unread_at_us = None
             self._lock.notify_all()
+        return sum(map(len, polled.values()))
 
     def _check_silence(self, consumer: KafkaConsumer) -> None:
         """Ask the broker which partitions, of those that have been silent for a while, have nothing unread."""

@@ -18,7 +18,7 @@ from schemas.errors import PipelineError
 
 #: Seconds; Beam's default of 300 is a deadline on the job's streams and ends a healthy job after five minutes.
 JOB_SERVER_TIMEOUT_S = 10 * 365 * 24 * 3600
-WATCH_EVERY_S = 0.1
+WATCH_EVERY_S = 0.5
 
 
 def prism_options(prism_location: str = "") -> list[str]:

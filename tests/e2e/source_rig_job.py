@@ -115,7 +115,7 @@ def build(p: beam.Pipeline, args: argparse.Namespace) -> ReadFromKafka:
         args.topics.split(","), args.bootstrap, args.group,
         branches=["out"], lanes={"win": args.lateness} if args.windows else {},
         event_time=event_time, identity=identity if args.dedupe else None,
-        disorder_s=args.disorder, idle_s=args.idle, grid_s=args.grid, max_chunk=args.max_chunk,
+        disorder_s=args.disorder, idle_s=args.idle, grid_s=args.grid, max_chunk=args.max_chunk, shards=args.shards,
         start_deadline_s=args.deadline,
     )  # fmt: skip
     chunks = p | "Read" >> source
@@ -141,6 +141,7 @@ def main() -> int:
     for name, default in (("grid", 0.05), ("disorder", 0.5), ("idle", 0.5), ("lateness", 2.0), ("window", 1.0), ("sink-timeout", 30.0)):
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--max-chunk", type=int, default=1000)
+    parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--deadline", type=float, default=None)
     parser.add_argument("--dedupe", action="store_true")
     args = parser.parse_args()

@@ -1,0 +1,282 @@
+"""The Kafka source, sink and ledger on a real broker and on Prism: what goes in comes out, once, and on time."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from tests.e2e.source_rig import Job, LocalBroker, Reader, create_topic, percentile, producer, wait_until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.prism, pytest.mark.timeout(120)]
+
+LIBS, PRISM = Path(os.environ.get("RIG_LIBS", ".tools/kafka")), Path(os.environ.get("RIG_PRISM", ".tools/bin/prism"))
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalBroker]:
+    it = LocalBroker(LIBS)
+    yield it
+    it.close()
+
+
+class Sender:
+    """Sends records of the rig's form and remembers them."""
+
+    def __init__(self, broker: LocalBroker, topic: str) -> None:
+        self._out = producer(broker.bootstrap_servers)
+        self.topic, self.sent, self._seq = topic, [], Counter()  # type: list[tuple[str, int, int]]
+
+    def send(self, partition: int, event_us: int, device: str | None = None, seq: int | None = None) -> None:
+        device = device or f"p{partition}"
+        if seq is None:
+            seq = self._seq[device]
+            self._seq[device] += 1
+            self.sent.append((device, seq, event_us))
+        value = f"{device} 1 {seq} {event_us} #".encode() + b"x" * 200
+        self._out.send(self.topic, value, key=device.encode(), partition=partition)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def live(self, seconds: float, rate: float, partitions: list[int], jitter_us: int = 0) -> None:
+        begun = time.monotonic()
+        n = 0
+        while (passed := time.monotonic() - begun) < seconds:
+            while n < passed * rate:
+                self.send(partitions[n % len(partitions)], now_us() - (n * 7919) % (jitter_us + 1))
+                n += 1
+            time.sleep(0.005)
+        self.flush()
+
+    def windows(self, size_us: int = 1_000_000) -> dict[int, int]:
+        return dict(Counter(at // size_us * size_us + size_us for _, _, at in self.sent))
+
+
+class Rig:
+    """Topics, a job and readers of its outputs."""
+
+    def __init__(self, broker: LocalBroker, partitions: int = 1) -> None:
+        self.broker = broker
+        self.topic, self.out, self.win = broker.topics("in", partitions), broker.topics("out"), broker.topics("win")
+        self.group = self.topic.replace("in-", "group-")
+        self.sender = Sender(broker, self.topic)
+        self.reader, self.windows = Reader(broker.bootstrap_servers, self.out), Reader(broker.bootstrap_servers, self.win)
+        self.partitions = partitions
+        self.jobs: list[Job] = []
+
+    def start(self, *args: str, wait: bool = True) -> Job:
+        job = Job(
+            PRISM, f"--bootstrap={self.broker.bootstrap_servers}", f"--topics={self.topic}", f"--out={self.out}",
+            f"--windows={self.win}", f"--group={self.group}", *args,
+        )  # fmt: skip
+        self.jobs.append(job)
+        if wait:
+            wait_until("job reads", lambda: job.says("reading"), 40)
+        return job
+
+    def came_out(self, timeout_s: float = 30) -> list[tuple[str, int]]:
+        """Identities in the output topic, once all that was sent is among them."""
+        want = {(d, s) for d, s, _ in self.sender.sent}
+        self.reader.read_until("everything that was sent", lambda r: want <= set(map(identity_of, r)), timeout_s)
+        return list(map(identity_of, self.reader.records))
+
+    def window_counts(self) -> dict[int, int]:
+        """Count of each window, a later record in the place of an earlier one."""
+        return {w["end"]: w["n"] for w in map(json_of, self.windows.records) if "end" in w}
+
+    def windows_are_right(self, timeout_s: float = 20) -> None:
+        want = self.sender.windows()
+        self.windows.read_until("every window", lambda _: self.window_counts() == want, timeout_s)
+        assert self.late() == 0
+
+    def late(self) -> int:
+        return sum(w.get("late", 0) for w in map(json_of, self.windows.records))
+
+    def committed(self) -> dict[int, int | None]:
+        consumer = KafkaConsumer(bootstrap_servers=self.broker.bootstrap_servers, group_id=self.group)
+        try:
+            return {p: consumer.committed(TopicPartition(self.topic, p)) for p in range(self.partitions)}
+        finally:
+            consumer.close()
+
+    def close(self) -> None:
+        for job in self.jobs:
+            job.kill()
+        self.reader.close()
+        self.windows.close()
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def identity_of(record: Any) -> tuple[str, int]:
+    device, _, seq, _ = record.value.split(b" ", 3)
+    return device.decode(), int(seq)
+
+
+def json_of(record: Any) -> dict[str, int]:
+    found: dict[str, int] = json.loads(record.value)
+    return found
+
+
+@pytest.fixture
+def rig(broker: LocalBroker, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    it = Rig(broker, getattr(request, "param", 1))
+    try:
+        yield it
+    except BaseException:
+        raise
+    finally:
+        if request.session.testsfailed:
+            for job in it.jobs:
+                print("--- job log ---\n" + job.tail())
+        it.close()
+
+
+@pytest.mark.parametrize("rig", [3], indirect=True)
+def test_steady_load_comes_out_once_and_duplicates_are_dropped(rig: Rig) -> None:
+    job = rig.start("--dedupe")
+    rig.sender.live(4, 500, [0, 1, 2])
+    again = rig.sender.sent[-100:]
+    for device, seq, at in again:
+        rig.sender.send(int(device[1:]), at, device, seq)
+    rig.sender.live(1, 100, [0, 1, 2])
+    out = rig.came_out()
+    rig.windows_are_right()
+    assert len(out) == len(set(out)) == len(rig.sender.sent)
+    assert job.stop() == 0
+
+
+@pytest.mark.parametrize("rig", [4], indirect=True)
+def test_idle_slow_and_backlogged_partitions_neither_stall_windows_nor_make_data_late(rig: Rig) -> None:
+    start = now_us()
+    for n in range(6000):  # partition 0: dense and old; 1: sparse and old, then slow; 2: live; 3: never written
+        rig.sender.send(0, start - 20_000_000 + n * 3_000)
+    for n in range(10):
+        rig.sender.send(1, start - 20_000_000 + n * 2_000_000)
+    rig.sender.flush()
+    rig.start("--max-chunk=200")
+    loader = threading.Thread(target=rig.sender.live, args=(6, 200, [2, 2, 2, 0]))
+    loader.start()
+    time.sleep(3)
+    rig.sender.send(1, now_us())
+    rig.sender.flush()
+    while loader.is_alive():
+        rig.windows.more()
+    fired_while_live = [w for w in map(json_of, rig.windows.records) if w.get("end", 0) > start]
+    loader.join()
+    rig.windows_are_right()
+    assert len(fired_while_live) >= 2
+    assert sorted(rig.came_out()) == sorted((d, s) for d, s, _ in rig.sender.sent)
+
+
+def test_a_clock_far_in_the_future_does_not_make_others_late(rig: Rig) -> None:
+    rig.start()
+    rig.sender.live(1, 100, [0])
+    rig.sender.send(0, now_us() + 3_600_000_000, "fast", 0)
+    rig.sender.live(3, 100, [0])
+    want = rig.sender.windows()
+    rig.windows.read_until("every window but the future one", lambda _: rig.window_counts() == want, 15)
+    assert rig.late() == 0
+
+
+@pytest.mark.parametrize("rig", [2], indirect=True)
+def test_a_broker_restart_loses_nothing_and_makes_nothing_late(rig: Rig, broker: LocalBroker) -> None:
+    job = rig.start("--dedupe")
+    rig.sender.live(2, 200, [0, 1])
+    loader = threading.Thread(target=rig.sender.live, args=(6, 200, [0, 1]))
+    loader.start()
+    time.sleep(1)
+    broker.stop()
+    time.sleep(2)
+    broker.start()
+    loader.join()
+    out = rig.came_out()
+    rig.windows_are_right()
+    assert len(out) == len(set(out))
+    assert job.says("waiting for Kafka")
+    assert job.says("Kafka is back")
+    assert job.stop() == 0
+
+
+@pytest.mark.parametrize("victim", ["driver", "prism"])
+@pytest.mark.parametrize("rig", [2], indirect=True)
+def test_kill_minus_nine_and_restart_lose_no_record_and_no_part_of_a_window(rig: Rig, victim: str) -> None:
+    loader = threading.Thread(target=rig.sender.live, args=(9, 300, [0, 1], 200_000))
+    job = rig.start("--dedupe")
+    loader.start()
+    time.sleep(3.3)
+    if victim == "prism":
+        os.kill(job.prism_pid(), 9)
+        wait_until("the driver notices", lambda: job.process.poll() is not None, 15)
+        assert job.process.returncode != 0
+    job.kill()
+    rig.start("--dedupe")
+    loader.join()
+    rig.came_out()
+    rig.windows_are_right()
+
+
+@pytest.mark.parametrize("rig", [2], indirect=True)
+def test_sigterm_commits_what_was_answered_and_the_next_run_repeats_nothing(rig: Rig) -> None:
+    job = rig.start("--dedupe")
+    loader = threading.Thread(target=rig.sender.live, args=(7, 300, [0, 1]))
+    loader.start()
+    time.sleep(3)
+    assert job.stop() == 0
+    assert job.says("CLEAN")
+    assert all(rig.committed().values())
+    rig.start("--dedupe")
+    loader.join()
+    out = rig.came_out()
+    rig.windows_are_right()
+    assert len(out) == len(set(out))
+
+
+def test_a_duplicate_of_what_an_earlier_run_committed_is_still_dropped(rig: Rig) -> None:
+    job = rig.start("--dedupe")
+    rig.sender.live(1, 100, [0])
+    rig.came_out()
+    wait_until("committed", lambda: (rig.committed()[0] or 0) > 0)
+    assert job.stop() == 0
+    for device, seq, at in rig.sender.sent[-20:]:
+        rig.sender.send(0, at, device, seq)
+    rig.start("--dedupe")
+    rig.sender.live(1, 50, [0])
+    out = rig.came_out()
+    assert len(out) == len(set(out))
+
+
+def test_a_topic_that_is_missing_at_start_is_waited_for(broker: LocalBroker) -> None:
+    rig = Rig(broker)
+    rig.topic = rig.sender.topic = rig.topic + "-later"
+    try:
+        job = rig.start(wait=False)
+        wait_until("says so", lambda: job.says("topics are missing"), 40)
+        create_topic(broker.bootstrap_servers, rig.topic)
+        rig.sender.live(1, 50, [0])
+        rig.came_out()
+    finally:
+        rig.close()
+
+
+def test_a_broker_that_never_comes_ends_the_run_with_a_sentence_after_the_deadline(broker: LocalBroker) -> None:
+    rig = Rig(broker)
+    job = Job(PRISM, "--bootstrap=127.0.0.1:9", f"--topics={rig.topic}", f"--out={rig.out}", "--deadline=2", "--group=g")
+    try:
+        wait_until("the job ends", lambda: job.process.poll() is not None, 40)
+        assert job.process.returncode != 0
+        assert "found no way to start within 2 s" in job.tail(20_000)
+    finally:
+        job.kill()
+        rig.close()
