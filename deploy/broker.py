@@ -95,26 +95,43 @@ class Broker:
             MissingToolError: no Java, or no Kafka jars.
             UnavailableError: it ended or did not answer within `timeout_s`; the sentence has the end of its log.
         """
+        self.launch()
+        try:
+            self.wait_ready(timeout_s=timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def launch(self) -> None:
+        """Start the process without waiting; does nothing when it runs. Raises as `start`."""
         if self.running:
-            return self
+            return
         java, libs = toolchain.find(toolchain.JAVA).path, jars()
         if not self.port:
             wanted = self._wanted_port or USUAL_PORT
             self.port, self.controller_port = ports.choose([wanted, None])
             if self._wanted_port and self.port != self._wanted_port:
+                taken, self.port = self.port, 0
                 raise UnavailableError(
-                    "the port is taken", port=self._wanted_port, fix="leave --port out to have a free one"
+                    "the port is taken", port=self._wanted_port, fix=f"leave --port out, or take {taken}, which is free"
                 )
         self._prepare(java, libs)
         self._spawn(java, libs)
+
+    def wait_ready(self, *, timeout_s: float) -> None:
+        """Wait until it answers clients. Raises UnavailableError: with the reason from its log."""
         try:
             wait_ready(self.bootstrap_servers, timeout_s=timeout_s, alive=lambda: self.running)
         except UnavailableError as error:
-            self.kill()
-            raise UnavailableError(
-                f"the broker did not start: {error.problem}", log=str(self.log), fix=self._why()
-            ) from error
-        return self
+            problem = f"the broker did not start: {error.problem}"
+            raise UnavailableError(problem, log=str(self.log), fix=self._why()) from error
+
+    def release(self) -> None:
+        """Let go of the process: it stays alive in the background and is no longer ours to end."""
+        if self.process is not None:
+            self.process.returncode = 0  # else Popen warns that a child was left behind, which is the point
+        self.process = None
 
     def stop(self, *, timeout_s: float = 30.0) -> None:
         """End it in order: it writes its files out first. Kills it when that takes longer than `timeout_s`."""

@@ -84,6 +84,21 @@ class Cluster:
         configs = {name: {k: v["value"] for k, v in c.items()} for name, c in described["topic"].items()}
         return {name: TopicState(name, count, configs.get(name, {})) for name, count in found.items()}
 
+    def records(self, topics: Iterable[TopicState]) -> dict[str, int]:
+        """How many offsets each topic spans, from the first kept to the end; a compacted topic holds fewer records."""
+        from kafka import TopicPartition
+        from kafka.admin import OffsetSpec
+
+        partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+        if not partitions:
+            return {}
+        first = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        end = self._admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        out: dict[str, int] = {}
+        for partition in partitions:
+            out[partition.topic] = out.get(partition.topic, 0) + end[partition].offset - first[partition].offset
+        return out
+
     def create(self, topics: Iterable[TopicState], *, timeout_s: float = 30.0) -> None:
         """Create topics and wait until each has a leader on every partition. A topic that exists is left as it is."""
         from kafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -121,10 +136,20 @@ class Cluster:
         from kafka.admin import ConfigResource
 
         self._admin.alter_configs([ConfigResource("TOPIC", topic, dict(config))])
+        self._until_seen(topic, lambda now: config.items() <= now.config.items())
 
     def add_partitions(self, topic: str, partitions: int) -> None:
         """Grow a topic to `partitions`. Keys then move to other partitions."""
         self._admin.create_partitions({topic: partitions})
+        self._until_seen(topic, lambda now: now.partitions == partitions)
+
+    def _until_seen(self, topic: str, changed: Callable[[TopicState], bool], timeout_s: float = 10.0) -> None:
+        """Wait for a change to show: the controller answers before the brokers have heard of it."""
+        deadline = time.monotonic() + timeout_s
+        while not changed(self.topics([topic])[topic]):
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"a change was accepted and does not show after {timeout_s:g} s", topic=topic)
+            time.sleep(_PAUSE_S)
 
 
 def reach(bootstrap_servers: str, *, timeout_s: float) -> None:

@@ -1,0 +1,65 @@
+"""`tidegate tail`: decoded records of a topic as they come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+HELP = "print the records of a topic, decoded"
+EXAMPLES = """\
+examples:
+  tidegate tail edge.events                                  from now on, until Ctrl-C
+  tidegate tail edge.events --from beginning --no-follow     what is there, then end
+  tidegate tail cloud.decisions --from -5min -n 20           at most 20, starting five minutes ago
+  tidegate tail edge.status -o json | jq .record.health      one JSON object per line
+
+A record that is corrupt, or of a schema that this version does not know, is a line with the reason. In JSON, bytes are
+base64 and times are microseconds since 1970.
+exit codes: 0 done, 2 wrong options, 69 no broker answers or it has no such topic
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb."""
+    from deploy import address, output
+
+    parser.add_argument("topic", metavar="TOPIC", help="a topic of the catalogue, such as edge.events")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        default="end",
+        type=_start,
+        metavar="WHERE",
+        help="beginning, end, or a time ago such as -5min (default: end)",
+    )
+    parser.add_argument("-n", "--count", type=int, metavar="N", help="end after N records")
+    parser.add_argument("--no-follow", action="store_true", help="end where the topic ended when the command started")
+    address.add_options(parser)
+    output.add_format(parser, ("text", "json"))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises UnavailableError: no broker, or no such topic."""
+    from deploy import address, records
+
+    where = address.resolve(args.bootstrap_servers)
+    lines = records.follow(
+        where, args.prefix + args.topic, start=args.start, limit=args.count, follow=not args.no_follow
+    )
+    for record in lines:
+        print(
+            json.dumps(record.as_json(), ensure_ascii=False) if args.output == "json" else record.as_text(), flush=True
+        )
+
+
+def _start(text: str) -> str | int:
+    """`beginning`, `end`, or how many microseconds ago."""
+    from schemas.errors import ConfigError
+    from schemas.units import duration_us
+
+    if text in ("beginning", "end"):
+        return text
+    try:
+        return duration_us(text.removeprefix("-"))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"beginning, end or a time ago such as -5min: {error}") from None

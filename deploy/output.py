@@ -1,0 +1,54 @@
+"""What a command prints: data to stdout as a table for people or JSON for programs, everything else to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def add_format(parser: argparse.ArgumentParser, choices: Sequence[str] = ("table", "json")) -> None:
+    """The -o/--output option; the first choice is the default."""
+    parser.add_argument(
+        "-o", "--output", choices=choices, default=choices[0], help=f"how to print data (default: {choices[0]})"
+    )
+
+
+def print_json(value: object) -> None:
+    """One JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Rows as a table; `columns` maps a row's key to its heading. As wide as it needs to be where nobody looks on."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in columns.values():
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(key)), style=_STYLES.get(str(row.get(key)), "")) for key in columns))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, width=width, no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+
+
+def note(line: str) -> None:
+    """Progress and hints, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "yes": "green", "no": "bold red"}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
