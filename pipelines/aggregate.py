@@ -97,9 +97,9 @@ class _Publish(beam.DoFn):
         if late:
             self._corrected.inc()
             yield self._batch(fleet, window)
-        else:
-            due.set(window.end)
-        over.set(window.end + Duration.of(self._rule.lateness_us / 1e6))
+        else:  # at the window's last moment: one microsecond later, at its end, Prism never fires it
+            due.set(window.max_timestamp())
+        over.set(window.max_timestamp() + Duration.of(self._rule.lateness_us / 1e6))
 
     @on_timer(DUE)
     def publish(

@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of one command; see docs/exit-codes.md."""
     given = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("kafka").setLevel(logging.WARNING)
+    for chatty in ("kafka", "apache_beam", "root"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         if given[:1] in (["run"], ["job"]):
             return _run(given[0], given[1:])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import numpy as np
+from apache_beam import typehints
 from apache_beam.metrics import Metrics
 
 from pipelines import decide
@@ -28,6 +29,8 @@ from schemas.scoring import Scorer, Scores
 
 log = logging.getLogger(__name__)
 EVIDENCE = "evidence"
+#: Beam's own notation: an element type that is set by hand is not converted.
+KEYED = typehints.Tuple[bytes, bytes]
 
 #: Where a worker finds its models: the feedback topics, or package folders for batch replay.
 ModelSource = WatchSettings | tuple[str, ...]
@@ -59,7 +62,7 @@ class HeavyModel(beam.PTransform):
             lanes = lanes | "Spread" >> beam.Reshuffle()
         out = lanes | "Judge" >> beam.ParDo(_Judge(self._models)).with_outputs(EVIDENCE, main="decisions")
         out["decisions"].element_type = Batch
-        out[EVIDENCE].element_type = tuple[bytes, bytes]
+        out[EVIDENCE].element_type = KEYED
         return Judged(out["decisions"], out[EVIDENCE])
 
 

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -118,9 +118,13 @@ class Job:
         build(pipeline, self._source, self._sinks, self._config)
         return pipeline
 
-    def run(self, stop: threading.Event) -> None:
-        """Run until `stop` is set, then end in good order. Raises PipelineError: the runner gave up."""
+    def run(self, stop: threading.Event, submitted: Callable[[], None] = lambda: None) -> None:
+        """Run until `stop` is set, then end in good order. `submitted` is called once the runner has the job.
+
+        Raises PipelineError: the runner gave up.
+        """
         result = self.graph().run()
+        submitted()
         log.info("the pipeline runs on %s", self._options.view_as(StandardOptions).runner)
         report_at_s = time.monotonic() + REPORT_EVERY_S
         try:
@@ -164,6 +168,10 @@ class Job:
 def run_until_signal(argv: Sequence[str]) -> None:
     """Run one job until SIGTERM or SIGINT. Raises TidegateError."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Job(prepare(argv)).run(stop)
+
+    def listen() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+
+    listen()
+    Job(prepare(argv)).run(stop, submitted=listen)  # again: Beam's job server took SIGINT for itself

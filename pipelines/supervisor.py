@@ -83,22 +83,29 @@ class Supervisor:
         try:
             if self._stop.is_set():
                 child.send_signal(signal.SIGTERM)
-            while True:
-                try:
-                    return child.wait(timeout=self._stop_timeout_s if self._stop.is_set() else 1.0)
-                except subprocess.TimeoutExpired:
-                    if self._stop.is_set():
-                        log.warning("the pipeline did not stop within %.0f s and is killed", self._stop_timeout_s)
-                        return -signal.SIGKILL
+            while (code := self._poll(child)) is None and not self._stop.is_set():
+                continue
+            deadline_s = time.monotonic() + self._stop_timeout_s
+            while code is None and time.monotonic() < deadline_s:
+                code = self._poll(child)
+            if code is None:
+                log.warning("the pipeline did not stop within %.0f s and is killed", self._stop_timeout_s)
+            return -signal.SIGKILL if code is None else code
         finally:
             self._child = None
             _end_group(child)
+
+    @staticmethod
+    def _poll(child: subprocess.Popen[bytes]) -> int | None:
+        try:
+            return child.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._stop.set()
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
-
 
 
 def supervise(argv: Sequence[str]) -> int:
