@@ -46,7 +46,7 @@ class Receipt(NamedTuple):
 class WindowAck(NamedTuple):
     """Says how many contributions to one window of one lane are inside what a sink writes.
 
-    `count` is what this batch adds; with `cumulative` it is the total of the (window, key) so far, as accumulating
+    `contributions` is what this batch adds; with `cumulative` it is the total of the (window, key) so far, as accumulating
     panes carry it, and takes the place of an earlier, smaller total.
     """
 
@@ -54,7 +54,7 @@ class WindowAck(NamedTuple):
     lane: str
     window_end_us: int
     key: bytes
-    count: int
+    contributions: int
     cumulative: bool = False
 
 
@@ -238,7 +238,7 @@ def encode_batch(batch: Batch) -> bytes:
         out.append(_I64.pack(r.end))
     for w in batch.windows:
         out += [_blob(w.flow.encode()), _blob(w.lane.encode()), _I64.pack(w.window_end_us), _blob(w.key)]
-        out += [_I64.pack(w.count), _I64.pack(int(w.cumulative))]
+        out += [_I64.pack(w.contributions), _I64.pack(int(w.cumulative))]
     return b"".join(out)
 
 

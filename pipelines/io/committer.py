@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 
 from kafka import KafkaConsumer, TopicPartition
@@ -11,13 +12,15 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from pipelines.io.chunk import Receipt, Resume, WindowAck
-from pipelines.io.feed import FeedConfig
+from pipelines.io.feed_config import FeedConfig
 from pipelines.io.ledger import Commit, LedgerCore
 from pipelines.io.partition import Partition
 
 log = logging.getLogger(__name__)
 
 COMMIT_EVERY_S = 0.2
+#: How often a commit is renewed in which nothing but the closed horizon moved.
+HORIZON_EVERY_S = 1.0
 COMMIT_TIMEOUT_MS = 5_000
 
 
@@ -86,6 +89,7 @@ class Committer:
         self._config = config
         self._ledger = ledger
         self._sent: dict[Partition, Commit] = {}
+        self._sent_at_s = 0.0
         self._stop = threading.Event()
         self._last_words = True
         self._clean = False
@@ -113,18 +117,21 @@ class Committer:
         while not self._stop.wait(COMMIT_EVERY_S):
             self._commit()
         if self._last_words:
-            self._clean = self._commit()
+            self._clean = self._commit(last=True)
         if self._consumer is not None:
             self._consumer.close(autocommit=False, timeout_ms=1_000)
 
-    def _commit(self) -> bool:
-        changed = {p: c for p, c in self._ledger.commits().items() if self._sent.get(p) != c}
-        if not changed:
+    def _commit(self, last: bool = False) -> bool:
+        """Commit what changed. Partitions go together: a horizon is true for all of them or for none."""
+        now_s, commits = time.monotonic(), self._ledger.commits()
+        moved = any(not _same_position(c, self._sent.get(p)) for p, c in commits.items())
+        due = last or now_s - self._sent_at_s >= HORIZON_EVERY_S
+        if commits == self._sent or not (moved or due):
             return True
         try:
             if self._consumer is None:
                 self._consumer = self._config.consumer()
-            offsets = {TopicPartition(*p): OffsetAndMetadata(c.offset, str(c.note), -1) for p, c in changed.items()}
+            offsets = {TopicPartition(*p): OffsetAndMetadata(c.offset, str(c.note), -1) for p, c in commits.items()}
             self._consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
         except (KafkaError, OSError) as error:
             if not self._away:
@@ -134,5 +141,9 @@ class Committer:
         if self._away:
             log.warning("offsets are committed again")
         self._away = False
-        self._sent.update(changed)
+        self._sent, self._sent_at_s = commits, now_s
         return True
+
+
+def _same_position(commit: Commit, sent: Commit | None) -> bool:
+    return sent is not None and (commit.offset, commit.note.position) == (sent.offset, sent.note.position)

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass, field
 
 from pipelines.io.committer import Committer, Ledger
-from pipelines.io.feed import Feed, FeedConfig
+from pipelines.io.feed import Feed
+from pipelines.io.feed_config import FeedConfig
 from pipelines.io.ledger import LedgerCore
 
 log = logging.getLogger(__name__)

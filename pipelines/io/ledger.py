@@ -113,7 +113,9 @@ class LedgerCore:
             book.by_begin.pop(book.ranges.pop().begin)
         expected = book.ranges[-1].end if book.ranges else book.position
         if begin > expected:
-            raise PipelineError("a range of offsets was never registered", partition=partition, want=expected, got=begin)
+            raise PipelineError(
+                "a range of offsets was never registered", partition=partition, want=expected, got=begin
+            )
         entry = _Range(begin, end, watermark_us, set(self._branches))
         book.ranges.append(entry)
         book.by_begin[begin] = entry
@@ -144,7 +146,7 @@ class LedgerCore:
             self.acknowledge(branch, receipt)
 
     def contribute(self, lane: str, partition: Partition, window_end_us: int, key: bytes, offset: int) -> None:
-        """One contribution, whose first record is at `offset`, goes into a window. Raises PipelineError: no such lane."""
+        """One contribution, first record at `offset`, goes into a window. Raises PipelineError: no such lane."""
         window = self._lane(lane).windows.setdefault(window_end_us, _Window())
         window.registered[key] += 1
         window.first[partition] = min(offset, window.first.get(partition, offset))
@@ -155,7 +157,7 @@ class LedgerCore:
         if window is None:
             return
         so_far = window.written[ack.key]
-        window.written[ack.key] = max(so_far, ack.count) if ack.cumulative else so_far + ack.count
+        window.written[ack.key] = max(so_far, ack.contributions) if ack.cumulative else so_far + ack.contributions
 
     # --- what may be committed --------------------------------------------------------------------------------------
 
@@ -166,7 +168,9 @@ class LedgerCore:
         horizons = {name: lane.horizon_us for name, lane in self._lanes.items()}
         out = {}
         for partition, book in self._books.items():
-            held = [w.first[partition] for la in self._lanes.values() for w in la.windows.values() if partition in w.first]
+            held = [
+                w.first[partition] for la in self._lanes.values() for w in la.windows.values() if partition in w.first
+            ]
             offset = min([book.position, *held])
             position = max(book.position, book.resume.position)
             out[partition] = Commit(offset, CommitNote(position, horizons))

@@ -54,7 +54,8 @@ def _producer(bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any
 def close_producers(timeout_s: float = 5.0) -> None:
     """Close every producer of this process."""
     with _LOCK:
-        producers, _ = list(_PRODUCERS.values()), _PRODUCERS.clear()
+        producers = list(_PRODUCERS.values())
+        _PRODUCERS.clear()
     for producer in producers:
         producer.close(timeout=timeout_s)
 
@@ -89,7 +90,7 @@ class WriteToKafka(beam.PTransform):
         return batches | beam.ParDo(self._write).with_output_types(Batch)
 
 
-class _Write(beam.DoFn):  # type: ignore[misc]
+class _Write(beam.DoFn):
     def __init__(
         self, topic: str, bootstrap_servers: str, branch: str | None, timeout_s: float, client: dict[str, Any]
     ) -> None:

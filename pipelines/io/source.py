@@ -34,9 +34,10 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from pipelines.dedupe import Dedupe
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Chunk, Record
-from pipelines.io.feed import FeedConfig, Start, Taken
+from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.flow import Flow, FlowConfig
 from pipelines.io.partition import Partition
+from pipelines.io.readahead import Taken
 from pipelines.io.watermark import UNKNOWN_US, WatermarkRule
 from schemas.errors import ConfigError, DecodeError
 from schemas.ids import Identity
@@ -161,14 +162,14 @@ class ReadFromKafka(beam.PTransform):
         )
 
 
-class _Parking(OffsetRestrictionTracker):  # type: ignore[misc]
+class _Parking(OffsetRestrictionTracker):
     """A range that is never finished, so that the stage's watermark stays where the estimator puts it."""
 
     def is_bounded(self) -> bool:
         return False
 
 
-class _RangeCoder(beam.coders.Coder):  # type: ignore[misc]
+class _RangeCoder(beam.coders.Coder):
     """An offset range as two numbers: a restriction is kept in checkpoints, where nothing pickled belongs."""
 
     def encode(self, value: OffsetRange) -> bytes:
@@ -181,7 +182,7 @@ class _RangeCoder(beam.coders.Coder):  # type: ignore[misc]
         return True
 
 
-class _Park(RestrictionProvider):  # type: ignore[misc]
+class _Park(RestrictionProvider):
     def initial_restriction(self, element: bytes) -> OffsetRange:
         return OffsetRange(0, 2**62)
 
@@ -201,13 +202,13 @@ class _Park(RestrictionProvider):  # type: ignore[misc]
         return None
 
 
-class Park(beam.DoFn):  # type: ignore[misc]
+class Park(beam.DoFn):
     """Emits (shard, b"") once, then parks for a year at a time with its watermark far ahead."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
 
-    @beam.DoFn.unbounded_per_element()  # type: ignore[misc]
+    @beam.DoFn.unbounded_per_element()
     def process(
         self,
         element: bytes,
@@ -277,7 +278,7 @@ class ShardState:
 _SEEN: dict[tuple[str, bytes], tuple[int, Dedupe]] = {}
 
 
-class Loop(beam.DoFn):  # type: ignore[misc]
+class Loop(beam.DoFn):
     """One shard's loop: tick, take, emit, hold, again."""
 
     STATE = ReadModifyWriteStateSpec("at", BytesCoder())
@@ -345,7 +346,7 @@ class Loop(beam.DoFn):  # type: ignore[misc]
         if self._config.shards == 1:
             return dict(sorted(starts.items()))
         mine = int(key)
-        return {p: s for i, (p, s) in enumerate(sorted(starts.items())) if p.number % self._config.shards == mine}
+        return {p: s for p, s in sorted(starts.items()) if p.number % self._config.shards == mine}
 
     @staticmethod
     def _first_watermark(start: Start, before: ShardState) -> int:

@@ -31,7 +31,12 @@ def load(bootstrap: str, topic: str, partitions: int, rate: float, seconds: floa
         while n < min(due, total):
             device = n % 16
             now_us = time.time_ns() // 1000
-            out.send(topic, b"d%d 1 %d %d #%b" % (device, first + n, now_us, pad), key=b"d%d" % device, partition=device % partitions)
+            out.send(
+                topic,
+                b"d%d 1 %d %d #%b" % (device, first + n, now_us, pad),
+                key=b"d%d" % device,
+                partition=device % partitions,
+            )
             n += 1
         time.sleep(0.002)
     out.flush()

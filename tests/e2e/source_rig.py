@@ -5,6 +5,7 @@ The pipelines run in child processes, so that a test can kill them, and so that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -69,7 +70,9 @@ auto.create.topics.enable=false
 log.retention.check.interval.ms=500
 """
         )
-        self._java("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(self._properties)).wait()
+        self._java(
+            "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(self._properties)
+        ).wait()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -119,7 +122,9 @@ def create_topic(bootstrap_servers: str, name: str, partitions: int = 1, **confi
     admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
     try:
         settings = {k.replace("_", "."): v for k, v in config.items()}
-        admin.create_topics([NewTopic(name, partitions, 1, topic_configs={"message.timestamp.type": "LogAppendTime", **settings})])
+        admin.create_topics(
+            [NewTopic(name, partitions, 1, topic_configs={"message.timestamp.type": "LogAppendTime", **settings})]
+        )
     finally:
         admin.close()
 
@@ -177,7 +182,9 @@ class Job:
         return self.log.read_text(errors="replace")[-chars:]
 
     def prism_pid(self) -> int:
-        children = subprocess.run(["pgrep", "-P", str(self.process.pid), "prism"], capture_output=True, text=True).stdout
+        children = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid), "prism"], capture_output=True, text=True
+        ).stdout
         return int(children.split()[0])
 
     def stop(self, timeout_s: float = 20.0) -> int:
@@ -190,10 +197,8 @@ class Job:
 
     def kill(self) -> None:
         """kill -9 of the driver and of Prism."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 

@@ -19,15 +19,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Batch, Chunk, Outgoing, Record, WindowAck
-from pipelines.io.prism import counters, prism_options, watch
-from pipelines.io.sink import WriteToKafka
+from pipelines.io.sink import WriteToKafka, close_producers
 from pipelines.io.source import ReadFromKafka
+from pipelines.job import prepare
 from schemas.ids import Identity
 
 
@@ -119,10 +119,16 @@ def build(p: beam.Pipeline, args: argparse.Namespace) -> ReadFromKafka:
         start_deadline_s=args.deadline,
     )  # fmt: skip
     chunks = p | "Read" >> source
-    chunks | "PassOn" >> beam.ParDo(PassOn()) | "WriteOut" >> WriteToKafka(args.out, args.bootstrap, branch="out", timeout_s=args.sink_timeout)
+    (
+        chunks
+        | "PassOn" >> beam.ParDo(PassOn())
+        | "WriteOut" >> WriteToKafka(args.out, args.bootstrap, branch="out", timeout_s=args.sink_timeout)
+    )
     if args.windows:
         size_us = round(args.window * 1e6)
-        parts = chunks | "Contribute" >> beam.ParDo(Contribute(size_us, round(args.lateness * 1e6))).with_outputs("late", main="parts")
+        parts = chunks | "Contribute" >> beam.ParDo(Contribute(size_us, round(args.lateness * 1e6))).with_outputs(
+            "late", main="parts"
+        )
         (
             parts.parts
             | "Window" >> beam.WindowInto(FixedWindows(args.window), allowed_lateness=args.lateness)
@@ -138,7 +144,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("prism", "bootstrap", "topics", "out", "windows", "group"):
         parser.add_argument(f"--{name}", default=None)
-    for name, default in (("grid", 0.05), ("disorder", 0.5), ("idle", 0.5), ("lateness", 2.0), ("window", 1.0), ("sink-timeout", 30.0)):
+    for name, default in (
+        ("grid", 0.05),
+        ("disorder", 0.5),
+        ("idle", 0.5),
+        ("lateness", 2.0),
+        ("window", 1.0),
+        ("sink-timeout", 30.0),
+    ):
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--max-chunk", type=int, default=1000)
     parser.add_argument("--shards", type=int, default=1)
@@ -149,12 +162,18 @@ def main() -> int:
     logging.getLogger("pipelines").setLevel(logging.INFO)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    p = beam.Pipeline(options=PipelineOptions(prism_options(args.prism)))
+    p = beam.Pipeline(options=prepare(["--runner=PrismRunner", f"--prism_location={args.prism}"]))
     source = build(p, args)
     result = p.run()
     print("RUNNING", flush=True)
-    clean = watch(result, source.flow, stop)
-    print("COUNTERS", json.dumps(counters(result)) if False else "", flush=True)
+    while not stop.wait(0.2):
+        if PipelineState.is_terminal(result.state):
+            flows.abandon(source.flow)
+            print("FAILED", flush=True)
+            return 1
+    clean = flows.stop(source.flow)
+    result.cancel()
+    close_producers()
     print("CLEAN" if clean else "NOT CLEAN", flush=True)
     return 0 if clean else 3
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from tests.e2e.source_rig import Job, LocalBroker, Reader, create_topic, percentile, producer, wait_until
+from tests.e2e.source_rig import Job, LocalBroker, Reader, create_topic, producer, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.prism, pytest.mark.timeout(120)]
 
@@ -69,7 +69,10 @@ class Rig:
         self.topic, self.out, self.win = broker.topics("in", partitions), broker.topics("out"), broker.topics("win")
         self.group = self.topic.replace("in-", "group-")
         self.sender = Sender(broker, self.topic)
-        self.reader, self.windows = Reader(broker.bootstrap_servers, self.out), Reader(broker.bootstrap_servers, self.win)
+        self.reader, self.windows = (
+            Reader(broker.bootstrap_servers, self.out),
+            Reader(broker.bootstrap_servers, self.win),
+        )
         self.partitions = partitions
         self.jobs: list[Job] = []
 
@@ -272,7 +275,9 @@ def test_a_topic_that_is_missing_at_start_is_waited_for(broker: LocalBroker) -> 
 
 def test_a_broker_that_never_comes_ends_the_run_with_a_sentence_after_the_deadline(broker: LocalBroker) -> None:
     rig = Rig(broker)
-    job = Job(PRISM, "--bootstrap=127.0.0.1:9", f"--topics={rig.topic}", f"--out={rig.out}", "--deadline=2", "--group=g")
+    job = Job(
+        PRISM, "--bootstrap=127.0.0.1:9", f"--topics={rig.topic}", f"--out={rig.out}", "--deadline=2", "--group=g"
+    )
     try:
         wait_until("the job ends", lambda: job.process.poll() is not None, 40)
         assert job.process.returncode != 0

@@ -1,0 +1,76 @@
+"""What a feed reads, and with which consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kafka import KafkaConsumer
+
+from pipelines.io.chunk import Resume
+from schemas.errors import ConfigError
+
+#: Ours whatever the user sets, because the source stands on them.
+FIXED = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",
+    "isolation_level": "read_committed",
+    "allow_auto_create_topics": False,
+}
+#: Ours unless the user sets them.
+DEFAULTS = {
+    "request_timeout_ms": 10_000,
+    "bootstrap_timeout_ms": 5_000,
+    "reconnect_backoff_max_ms": 1_000,
+    "metadata_max_age_ms": 30_000,
+    "fetch_max_bytes": 16 << 20,
+    "metrics_enabled": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedConfig:
+    """What a feed reads and how much it may hold.
+
+    topics:             read together by one consumer; all of them must exist before anything is handed out.
+    group_id:           names the committed offsets to start from; None starts at the beginning, without commits.
+    client:             further settings of kafka-python's consumer (TLS, SASL, ...).
+    start_deadline_s:   how long the broker and the topics may be missing at start; None waits for ever.
+    buffer_bytes:       for all partitions together; a partition pauses when its share is full.
+    warm_up_records:    how many records before the committed offset are read again, for what they tell the dedupe.
+    silence_after_s:    how long a partition must have brought nothing before the broker is asked about it.
+    """
+
+    topics: tuple[str, ...]
+    bootstrap_servers: str
+    group_id: str | None = None
+    client: Mapping[str, Any] = field(default_factory=dict)
+    start_deadline_s: float | None = None
+    buffer_bytes: int = 64 << 20
+    warm_up_records: int = 0
+    silence_after_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.topics:
+            raise ConfigError("a Kafka source needs at least one topic")
+        if unknown := sorted(set(self.client) - set(KafkaConsumer.DEFAULT_CONFIG)):
+            raise ConfigError("settings that kafka-python's consumer does not have", settings=unknown)
+        if taken := sorted(set(self.client) & {*FIXED, "group_id", "bootstrap_servers"}):
+            raise ConfigError("settings of the consumer that the source decides by itself", settings=taken)
+
+    def consumer(self) -> KafkaConsumer:
+        """A consumer with our settings. Raises KafkaError: the broker is not there."""
+        mine = {"bootstrap_servers": self.bootstrap_servers, "group_id": self.group_id}
+        return KafkaConsumer(**{**DEFAULTS, **self.client, **FIXED, **mine})
+
+
+class Start(NamedTuple):
+    """Where reading of a partition begins: at `offset`, as the commit of an earlier run in `resume` tells.
+
+    Records from `offset` up to `live_from` are only for warming up the dedupe.
+    """
+
+    offset: int
+    live_from: int
+    resume: Resume
