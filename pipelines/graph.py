@@ -30,7 +30,8 @@ class GraphConfig:
     """What the graph needs to know, whatever it runs on.
 
     `flow` is the name of the source's ledger, empty where nothing is committed; `spread` shuffles chunks in front of
-    the heavy model so that many workers share it.
+    the heavy model so that many workers share it; `recorded_clock` dates what is decided by the records instead of the
+    wall clock, so that a replay gives the same bytes every time.
     """
 
     models: ModelSource
@@ -39,6 +40,7 @@ class GraphConfig:
     topic_prefix: str = ""
     flow: str = ""
     spread: bool = False
+    recorded_clock: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +55,14 @@ class Sinks:
 
 def build(p: beam.Pipeline, source: beam.PTransform, sinks: Sinks, config: GraphConfig) -> None:
     """Put the graph together. Labels are stable: a running job can be replaced by a newer graph."""
-    routed = p | "Read" >> source | "Split" >> Split(config.topic_prefix, config.window)
-    judged = routed.lanes | "Heavy" >> HeavyModel(config.models, spread=config.spread)
+    routed = (
+        p
+        | "Read" >> source
+        | "Split" >> Split(config.topic_prefix, config.window, recorded_clock=config.recorded_clock)
+    )
+    judged = routed.lanes | "Heavy" >> HeavyModel(
+        config.models, spread=config.spread, recorded_clock=config.recorded_clock
+    )
     fleet = routed.lanes | "Fleet" >> FleetWindows(config.window, config.flow)
     thresholds = judged.evidence | "Feedback" >> Feedback(config.models, config.policy)
     judged.decisions | "WriteDecisions" >> sinks.decisions

@@ -52,23 +52,23 @@ class Judged(NamedTuple):
 class HeavyModel(beam.PTransform):
     """Lanes -> decisions and evidence. `spread` puts a Reshuffle in front, so that many workers share the work."""
 
-    def __init__(self, models: ModelSource, *, spread: bool = False) -> None:
+    def __init__(self, models: ModelSource, *, spread: bool = False, recorded_clock: bool = False) -> None:
         super().__init__()
-        self._models, self._spread = models, spread
+        self._judge, self._spread = _Judge(models, recorded_clock), spread
 
     def expand(self, lanes: beam.PCollection[Lanes]) -> Judged:
         """See Judged."""
         if self._spread:
             lanes = lanes | "Spread" >> beam.Reshuffle()
-        out = lanes | "Judge" >> beam.ParDo(_Judge(self._models)).with_outputs(EVIDENCE, main="decisions")
+        out = lanes | "Judge" >> beam.ParDo(self._judge).with_outputs(EVIDENCE, main="decisions")
         out["decisions"].element_type = Batch
         out[EVIDENCE].element_type = KEYED
         return Judged(out["decisions"], out[EVIDENCE])
 
 
 class _Judge(beam.DoFn):
-    def __init__(self, models: ModelSource, now_us: Callable[[], int] | None = None) -> None:
-        self._models, self._now_us = models, now_us
+    def __init__(self, models: ModelSource, recorded_clock: bool) -> None:
+        self._models, self._recorded_clock = models, recorded_clock
         self._decided = Metrics.counter("tidegate.heavy", "decided")
         self._overridden = Metrics.counter("tidegate.heavy", "overridden")
         self._unanswered = Metrics.counter("tidegate.heavy", "unanswered")
@@ -79,9 +79,10 @@ class _Judge(beam.DoFn):
 
     def process(self, lanes: Lanes) -> Iterator[Any]:
         assert self._shelf is not None
-        decisions = judge_events(lanes.events, self._shelf, self._clock)
+        clock = recorded_clock(lanes) if self._recorded_clock else wall_clock
+        decisions = judge_events(lanes.events, self._shelf, clock)
         evidence = [seen for seen in map(of_decision, decisions) if seen is not None]
-        evidence += judge_audits(lanes.audits, self._shelf, self._clock)
+        evidence += judge_audits(lanes.audits, self._shelf, clock)
         self._decided.inc(len(decisions))
         self._overridden.inc(sum(d.verdict is Verdict.OVERRIDDEN for d in decisions))
         self._unanswered.inc(sum(d.heavy_score is None for d in decisions))
@@ -90,8 +91,16 @@ class _Judge(beam.DoFn):
             pair = merged.device_id.encode(), merged.to_bytes()
             yield beam.pvalue.TaggedOutput(EVIDENCE, pair)
 
-    def _clock(self) -> int:
-        return self._now_us() if self._now_us else time.time_ns() // 1000  # noqa: TID251
+
+def wall_clock() -> int:
+    """Now, microseconds."""
+    return time.time_ns() // 1000  # noqa: TID251
+
+
+def recorded_clock(lanes: Lanes) -> Callable[[], int]:
+    """The clock of a replay: the newest moment that the chunk knows of."""
+    moments = [e.decided_at for e in lanes.events] + [int(b.times.max()) for b in lanes.audits if b.event_times]
+    return lambda: max(moments, default=0)
 
 
 def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[], int]) -> list[Decision]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,23 +53,23 @@ class Routed(NamedTuple):
 class Split(beam.PTransform):
     """Chunk -> decoded lanes, and dead letters. Keeps timestamps and windows."""
 
-    def __init__(self, topic_prefix: str, window: WindowRule) -> None:
+    def __init__(self, topic_prefix: str, window: WindowRule, *, recorded_clock: bool = False) -> None:
         super().__init__()
-        self._prefix, self._window = topic_prefix, window
+        self._split = _Split(topic_prefix, window, recorded_clock)
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> Routed:
         """See Routed."""
-        step = beam.ParDo(_Split(self._prefix, self._window)).with_outputs(FAILED, main="lanes")
+        step = beam.ParDo(self._split).with_outputs(FAILED, main="lanes")
         out = chunks | "Decode" >> step.with_output_types(Lanes)
         out[FAILED].element_type = Batch
         return Routed(out["lanes"], out[FAILED])
 
 
 class _Split(beam.DoFn):
-    """`now_us` is replaced by tests; a default of None keeps the DoFn free of a clock that would have to be pickled."""
+    """`recorded_clock`: failures are dated by their record, not by the wall clock."""
 
-    def __init__(self, prefix: str, window: WindowRule, now_us: Callable[[], int] | None = None) -> None:
-        self._prefix, self._window, self._now_us = prefix, window, now_us
+    def __init__(self, prefix: str, window: WindowRule, recorded_clock: bool) -> None:
+        self._prefix, self._window, self._recorded_clock = prefix, window, recorded_clock
         self._good = Metrics.counter("tidegate.split", "records")
         self._bad = Metrics.counter("tidegate.split", "failed")
 
@@ -87,8 +87,8 @@ class _Split(beam.DoFn):
                 elif self._wanted(chunk, record, good):
                     sightings.append(Sighting(record.offset, good))
             except TidegateError as cause:
-                now_us = self._now_us() if self._now_us else time.time_ns() // 1000  # noqa: TID251
-                failed.append(outgoing(failure(chunk, record, "split", cause, now_us)))
+                at_us = record.append_time_ms * 1000 if self._recorded_clock else time.time_ns() // 1000  # noqa: TID251
+                failed.append(outgoing(failure(chunk, record, "split", cause, at_us)))
         self._good.inc(len(events) + len(audits) + len(sightings))
         self._bad.inc(len(failed))
         yield Lanes(chunk.receipt, events, audits, sightings)

@@ -1,0 +1,57 @@
+"""Batch replay: the very graph of the live pipeline over recorded topics, in this process, with pip-installed parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipelines.controller import ControllerPolicy
+from pipelines.graph import INPUTS, GraphConfig, Sinks, build
+from pipelines.io.files import ReadRecorded, RecordedTopics, WriteRecorded, damaged_files, file_of
+from pipelines.split import WindowRule
+from schemas import topics
+from schemas.errors import ConfigError
+
+
+def replay(
+    folder: str, models: list[str], output: str, window_us: int, policy: ControllerPolicy | None = None
+) -> dict[str, Any]:
+    """Decide recorded topics again.
+
+    Args:
+        folder: holds `<topic>.avro` for the topics that edges write; those missing count as empty.
+        models: folders of model packages; their heavy models decide.
+        output: folder for `<topic>.avro` of the topics that the pipeline writes.
+        window_us: length of fleet windows, microseconds.
+    Returns: how many records each output holds, and a sentence per input file that is damaged.
+    Raises: ConfigError: nothing is recorded there. ModelError: a model does not work here.
+
+    Its clock is that of the records (a decision is dated as its event's provisional one), so the same recording gives
+    the same bytes every time. Nothing is too late: the whole recording is there.
+    """
+    if not any(file_of(folder, topic).exists() for topic in INPUTS):
+        raise ConfigError(
+            "nothing is recorded here",
+            folder=folder,
+            fix=f"it must hold at least one of {', '.join(file_of('', t).name for t in INPUTS)}",
+        )
+    damaged = damaged_files(folder, INPUTS)
+    config = GraphConfig(
+        models=tuple(models),
+        window=WindowRule(size_us=window_us, lateness_us=0),
+        policy=policy or ControllerPolicy(),
+        recorded_clock=True,
+    )
+    with RecordedTopics(Path(output)) as run:
+        sinks = Sinks(
+            decisions=WriteRecorded(run, topics.DECISIONS),
+            fleet=WriteRecorded(run, topics.FLEET),
+            thresholds=WriteRecorded(run, topics.THRESHOLDS),
+            failed=WriteRecorded(run, topics.DEAD_LETTERS),
+        )
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+            build(pipeline, ReadRecorded(folder, INPUTS), sinks, config)
+    return {"written": run.written, "damaged": damaged, "output": output}
