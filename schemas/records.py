@@ -293,7 +293,8 @@ class DeviceStatus:
 
 
 #: Names in DeviceStatus.counters. Readings: sensed = invalid + aggregated + open; windows: scored = answered +
-#: escalated; sampled windows are part of the answered ones. Records: enqueued = acked + waiting in the spool.
+#: escalated; sampled windows are part of the answered ones. Records: enqueued = acked + dropped + waiting in
+#: the spool; dropped ones were thrown out of a full spool, refused by the broker for good, or too large.
 LEDGER = (
     "readings_sensed",
     "readings_invalid",
@@ -308,6 +309,7 @@ LEDGER = (
     "records_enqueued",
     "records_acked",
     "bytes_acked",
+    "records_dropped",
     "feedback_accepted",
     "feedback_refused",
     "clock_jumps_back",

@@ -1,0 +1,306 @@
+"""Kafka: the outbox on an idempotent producer, the inbox on a consumer without a group. No call of either blocks.
+
+Connecting and reading happen in threads of their own, so a broker that is down at the start or goes away is a state
+and never an exception in the filter's loop. The producer's delivery never times out by itself: what it holds arrives
+in order or not at all, and what it does not hold yet waits in the spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import threading
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import crc32c  # noqa: F401  # without it kafka-python falls back to a CRC in Python, twenty times slower, silently
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.partitioner import Partitioner, murmur2
+
+from edge_filters.outgoing import Parcel
+from edge_filters.ports import Delivery, Feedback, Report
+from schemas import topics
+from schemas.codec import decode
+from schemas.errors import DecodeError
+from schemas.topics import Topic
+
+_SENT = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.STATUS)
+_HEARD = (topics.THRESHOLDS, topics.MODELS)
+#: Silence of the broker, with records on their way, after which it counts as gone.
+SILENT_S = 3.0
+_RETRY_S = (0.2, 0.5, 1.0, 2.0)
+_FOR_GOOD = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidTopicError,
+)
+_PENDING, _DELIVERED = Report(Delivery.PENDING), Report(Delivery.DELIVERED)
+
+_hash = functools.lru_cache(maxsize=100_000)(murmur2)
+
+
+class _KeyPartitioner(Partitioner):  # type: ignore[misc]  # untyped base
+    """Kafka's own choice of a partition by key, remembering the hash: it costs more than the rest of a send."""
+
+    def partition(
+        self, topic: str, key: Any, serialized_key: bytes, value: Any, serialized_value: Any, cluster: Any
+    ) -> int:
+        """Partition of a record with a key."""
+        chosen: int = (_hash(serialized_key) & 0x7FFFFFFF) % len(cluster.partitions_for_topic(topic))
+        return chosen
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+class KafkaOutbox:
+    """Implements ports.Outbox."""
+
+    def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
+        """`client`: further settings of kafka-python, such as `security_protocol`."""
+        self._names = {topic.name: topic.named(topic_prefix) for topic in _SENT}
+        self._servers = bootstrap_servers
+        self._settings = {
+            "bootstrap_servers": bootstrap_servers.split(","),
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": 5,
+            "batch_size": 256 * 1024,
+            "delivery_timeout_ms": 2**31 - 1,
+            "max_block_ms": 2000,
+            "bootstrap_timeout_ms": 3000,
+            "reconnect_backoff_max_ms": 1000,
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+            "partitioner": _KeyPartitioner(),
+        } | dict(client or {})
+        self._producer: Any = None
+        self._why = f"not connected to the broker at {bootstrap_servers} yet"
+        self._stop = threading.Event()
+        self._on_its_way = 0
+        self._heard_s = time.monotonic()
+        self._attempt = 0
+        self._connect()
+
+    def _connect(self) -> None:
+        self._thread = threading.Thread(target=self._connecting, name="kafka-connect", daemon=True)
+        self._thread.start()
+
+    def _connecting(self) -> None:
+        while not self._stop.is_set():
+            if self._attempt:
+                self._stop.wait(_RETRY_S[min(self._attempt, len(_RETRY_S)) - 1])
+            self._attempt += 1  # an acknowledgement sets it back
+            producer = None
+            try:
+                producer = KafkaProducer(**self._settings)
+                for name in self._names.values():
+                    if not producer.partitions_for(name):
+                        raise kafka_errors.UnknownTopicOrPartitionError(name)
+                self._heard_s, self._why, self._producer = time.monotonic(), "", producer
+                return
+            except Exception as failed:  # kafka-python's own families and plain OSError, ValueError, AssertionError
+                self._why = f"cannot use the broker at {self._servers}: {_reason(failed)}"
+                if producer is not None:
+                    with contextlib.suppress(Exception):
+                        producer.close(timeout=0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a producer is there and knows every topic."""
+        return self._producer is not None
+
+    @property
+    def problem(self) -> str:
+        """Why nothing gets through, as a sentence."""
+        if self._producer is not None and self._on_its_way and time.monotonic() - self._heard_s > SILENT_S:
+            return f"the broker at {self._servers} acknowledges nothing"
+        return self._why
+
+    def send(self, parcel: Parcel) -> Any:
+        """Hand a parcel to the producer."""
+        if not self._on_its_way:
+            self._heard_s = time.monotonic()
+        self._on_its_way += 1
+        try:
+            return self._producer.send(self._names[parcel.topic], value=parcel.payload, key=parcel.key)
+        except Exception as failed:  # too large for the client, or metadata that is gone
+            return failed
+
+    def report(self, receipt: Any) -> Report:
+        """What became of a parcel."""
+        if isinstance(receipt, Exception):
+            failed: BaseException = receipt
+        elif not receipt.is_done:
+            return _PENDING
+        elif not receipt.failed():
+            self._on_its_way = max(0, self._on_its_way - 1)
+            self._heard_s = time.monotonic()
+            self._attempt = 0
+            return _DELIVERED
+        else:
+            failed = receipt.exception
+        self._on_its_way = max(0, self._on_its_way - 1)  # after a restart, old receipts may still come
+        self._heard_s = time.monotonic()
+        return Report(Delivery.REFUSED if isinstance(failed, _FOR_GOOD) else Delivery.LOST, _reason(failed))
+
+    def restart(self) -> None:
+        """A new producer: the old one's sequence numbers are spoilt."""
+        old, self._producer = self._producer, None
+        self._on_its_way = 0
+        self._why = f"connecting anew to the broker at {self._servers}"
+        if old is not None:
+            with contextlib.suppress(Exception):
+                old.close(timeout=0)
+        self._connect()
+
+    def close(self, timeout_s: float) -> None:
+        """Let go; waits at most `timeout_s` for what is on its way."""
+        self._stop.set()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(Exception):
+                producer.close(timeout=timeout_s)
+        self._thread.join(timeout_s + 5.0)
+
+
+class KafkaInbox:
+    """Implements ports.Inbox: feedback topics from their beginning, latest per key, then whatever comes."""
+
+    def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
+        """`client`: as for the outbox."""
+        self._prefix = topic_prefix
+        self._settings = {
+            "bootstrap_servers": bootstrap_servers.split(","),
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "bootstrap_timeout_ms": 3000,
+            "reconnect_backoff_max_ms": 1000,
+            "fetch_max_bytes": 4 * 1024 * 1024,
+            "max_partition_fetch_bytes": 1024 * 1024 + 65536,
+            "metrics_enabled": False,
+            "allow_auto_create_topics": False,
+        } | dict(client or {})
+        self._queue: queue.Queue[Feedback | str] = queue.Queue(maxsize=64)
+        self._chunks = threading.Semaphore(8)  # of half a MiB each: what the queue may hold of a file
+        self._wanted: frozenset[bytes] = frozenset()
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kafka-inbox", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the feedback that was there at the start has been queued."""
+        return self._ready.is_set()
+
+    def poll(self) -> list[Feedback | str]:
+        """What has come."""
+        found: list[Feedback | str] = []
+        with contextlib.suppress(queue.Empty):
+            while len(found) < 64:
+                item = self._queue.get_nowait()
+                if not isinstance(item, str) and hasattr(item, "total_bytes"):
+                    self._chunks.release()
+                found.append(item)
+        return found
+
+    def want(self, files: Collection[bytes]) -> None:
+        """Which files' chunks are read; the thread goes back to the beginning of their topic for new ones."""
+        if self._wanted != frozenset(files):
+            self._wanted = frozenset(files)
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        self._thread.join(10.0)
+
+    # -- in the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._stop.is_set():
+            consumer = None
+            try:
+                consumer = KafkaConsumer(**self._settings)
+                self._follow(consumer)
+            except Exception:  # the broker is away or has no such topics yet; the outbox says so in a sentence
+                self._stop.wait(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+                attempt += 1
+            finally:
+                if consumer is not None:
+                    with contextlib.suppress(Exception):
+                        consumer.close()
+
+    def _follow(self, consumer: Any) -> None:
+        by_partition: dict[Any, Topic] = {}
+        for topic in (*_HEARD, topics.ARTIFACTS):
+            name = topic.named(self._prefix)
+            numbers = consumer.partitions_for_topic(name)
+            if not numbers:
+                raise kafka_errors.UnknownTopicOrPartitionError(name)
+            by_partition |= {TopicPartition(name, number): topic for number in numbers}
+        files = [partition for partition, topic in by_partition.items() if topic is topics.ARTIFACTS]
+        state = [partition for partition in by_partition if partition not in files]
+        consumer.assign(list(by_partition))
+        consumer.pause(*files)
+        consumer.seek_to_beginning(*state)
+        ends = consumer.end_offsets(state)
+        latest: dict[tuple[str, bytes], Feedback | str] = {}
+        reading: frozenset[bytes] = frozenset()
+        caught_up = False
+        while not self._stop.is_set():
+            wanted = self._wanted
+            if wanted != reading:
+                if wanted - reading:
+                    consumer.seek_to_beginning(*files)
+                (consumer.resume if wanted else consumer.pause)(*files)
+                reading = wanted
+            polled = consumer.poll(timeout_ms=100, max_records=50)
+            for partition, messages in polled.items():
+                topic = by_partition[partition]
+                for message in messages:
+                    if message.value is None or (topic is topics.ARTIFACTS and not _is_of(message.key, wanted)):
+                        continue
+                    item = _decoded(message, topic)
+                    if caught_up or topic is topics.ARTIFACTS:
+                        self._put(item)
+                    else:  # as if the log were compacted already: only the last word on each key counts
+                        latest.pop((topic.name, message.key), None)
+                        latest[topic.name, message.key] = item
+            if not caught_up and all(consumer.position(p) >= ends[p] for p in state):
+                for item in latest.values():
+                    self._put(item)
+                latest.clear()
+                caught_up = True
+                self._ready.set()
+
+    def _put(self, item: Feedback | str) -> None:
+        if not isinstance(item, str) and hasattr(item, "total_bytes"):
+            while not self._chunks.acquire(timeout=0.1):
+                if self._stop.is_set():
+                    return
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.1)
+                return
+
+
+def _is_of(key: bytes | None, files: frozenset[bytes]) -> bool:
+    """Whether a chunk's key, `sha256:index`, is of one of these files: told without decoding half a MiB."""
+    try:
+        return key is not None and bytes.fromhex(key[:64].decode()) in files
+    except ValueError:
+        return False
+
+
+def _decoded(message: Any, topic: Topic) -> Feedback | str:
+    try:
+        feedback: Feedback = decode(message.value, topic.record)
+        return feedback
+    except DecodeError as wrong:
+        return f"a record of {topic.name} at offset {message.offset} cannot be read and is passed over: {wrong}"

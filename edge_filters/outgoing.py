@@ -1,0 +1,47 @@
+"""Records to parcels: bytes with the topic, key and lane they travel under. Pure."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from schemas import topics
+from schemas.codec import encode
+from schemas.records import DeviceStatus, EdgeAggregate, EdgeEvent, SensorBlock
+from schemas.topics import Topic
+
+FromDevice = EdgeEvent | EdgeAggregate | SensorBlock
+
+
+class Priority(IntEnum):
+    """Lanes of the spool; a lower one goes first when the link is narrow."""
+
+    URGENT = 0
+    BULK = 1
+
+
+class Parcel(NamedTuple):
+    """One record ready for the wire. `topic` is the catalogue's name, without prefix; `key` is the device."""
+
+    priority: Priority
+    topic: str
+    key: bytes
+    payload: bytes
+
+
+_WHERE: dict[type[FromDevice], tuple[Priority, Topic]] = {
+    EdgeEvent: (Priority.URGENT, topics.EVENTS),
+    EdgeAggregate: (Priority.BULK, topics.AGGREGATES),
+    SensorBlock: (Priority.BULK, topics.SAMPLES),
+}
+
+
+def pack(record: FromDevice) -> Parcel:
+    """Parcel of a record of a device. Raises DecodeError: it is larger than its type may be."""
+    priority, topic = _WHERE[type(record)]
+    return Parcel(priority, topic.name, record.device_id.encode(), encode(record))
+
+
+def pack_status(status: DeviceStatus) -> Parcel:
+    """Parcel of a status. It goes past the spool: a newer status replaces an older one."""
+    return Parcel(Priority.URGENT, topics.STATUS.name, status.device_id.encode(), encode(status))

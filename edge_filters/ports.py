@@ -1,0 +1,189 @@
+"""What the shell needs from the world. Implementations are in io/; tests/contracts holds each to its port."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from edge_filters.blocks import Block
+from edge_filters.outgoing import Parcel, Priority
+from schemas.records import ArtifactChunk, ModelUpdate, ThresholdUpdate
+
+Feedback = ThresholdUpdate | ModelUpdate | ArtifactChunk
+
+
+class Sensor(Protocol):
+    """Readings of one device. Called from one thread; no call may block for longer than a few milliseconds.
+
+    A sensor of your own is a function `(device_id, options) -> Sensor`, found by `kind = "module:name"` or by an entry
+    point in the group `tidegate.sensors`. What it raises ends this device's stream and is reported; the others go on.
+    """
+
+    channels: Sequence[str]
+    #: Whether nothing is lost when it is not read for a while, as with a recording that is read at full speed.
+    can_wait: bool
+
+    def start(self, monotonic_s: float, wall_us: int) -> None:
+        """Begin to sense: the same moment on two clocks, time.monotonic and microseconds since 1970 UTC."""
+        ...
+
+    def due_s(self) -> float | None:
+        """When, by time.monotonic, the next block is complete. None: there is no more."""
+        ...
+
+    def read(self) -> Block | None:
+        """The next block, once it is due; None where it is not complete after all."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class SensorFactory(Protocol):
+    """What an entry point names."""
+
+    def __call__(self, device_id: str, options: Mapping[str, Any]) -> Sensor:
+        """A sensor; `options` are the other keys of its table in the configuration."""
+        ...
+
+
+class Delivery(Enum):
+    """What became of a parcel."""
+
+    PENDING = "on its way"
+    DELIVERED = "acknowledged"
+    LOST = "not acknowledged; send it again"
+    REFUSED = "refused for good; sending it again cannot help"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Outcome of a parcel, with a sentence where it is not DELIVERED."""
+
+    delivery: Delivery
+    why: str = ""
+
+
+class Outbox(Protocol):
+    """Where parcels go. No call blocks."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `send` may be called now."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it is not ready, as a sentence; empty when all is well."""
+        ...
+
+    def send(self, parcel: Parcel) -> Any:
+        """Hand a parcel over; returns a receipt. Parcels with one topic and key arrive in order."""
+        ...
+
+    def report(self, receipt: Any) -> Report:
+        """What became of a parcel."""
+        ...
+
+    def restart(self) -> None:
+        """Begin anew after a LOST parcel. Everything handed over before must have been reported on."""
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Let go. What is still on its way may be lost."""
+        ...
+
+
+class Inbox(Protocol):
+    """Where feedback comes from. No call blocks."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything that was there at the start has been given out."""
+        ...
+
+    def poll(self) -> list[Feedback | str]:
+        """What has come since the last call; a string is a sentence about something that could not be read."""
+        ...
+
+    def want(self, files: Collection[bytes]) -> None:
+        """SHA-256 of the files whose chunks shall be given out; all others are left alone."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
+class Spool(Protocol):
+    """Parcels that were not acknowledged yet, safe on disk. One lane per priority, each numbered from 0 in order."""
+
+    @property
+    def waiting_records(self) -> int:
+        """Parcels that wait for their acknowledgement, in all lanes."""
+        ...
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that they take."""
+        ...
+
+    @property
+    def fullness(self) -> float:
+        """Share of the allowed bytes that is used, 0..1."""
+        ...
+
+    def append(self, parcels: Sequence[Parcel]) -> dict[Priority, int]:
+        """Keep parcels, in order. Returns the number of the first one in each lane.
+
+        Raises:
+            SpoolError: the disk failed; nothing of these was kept.
+        """
+        ...
+
+    def first(self, priority: Priority) -> int:
+        """Number of the oldest parcel of a lane that is not acknowledged; of the next one where there is none."""
+        ...
+
+    def end(self, priority: Priority) -> int:
+        """Number that the next parcel of a lane will get."""
+        ...
+
+    def read(self, priority: Priority, number: int, max_records: int, max_bytes: int) -> list[Parcel]:
+        """Parcels from that number on, at least one where there is one."""
+        ...
+
+    def ack(self, priority: Priority, parcels: Sequence[Parcel]) -> None:
+        """The next so many parcels of a lane have arrived: forget them."""
+        ...
+
+    def take_dropped(self) -> dict[bytes, int]:
+        """Parcels per key that were thrown out for want of room, or were damaged, since the last call."""
+        ...
+
+    def take_notices(self) -> list[str]:
+        """Sentences about what happened since the last call."""
+        ...
+
+    def close(self) -> None:
+        """Write everything out and let go."""
+        ...
+
+
+class Store(Protocol):
+    """Small things that a process remembers over a restart. What was saved survives a power cut whole or not at all."""
+
+    def next_boot_epoch(self) -> int:
+        """Count this start; 1 the first time."""
+        ...
+
+    def load(self, name: str) -> bytes | None:
+        """What was saved under a name."""
+        ...
+
+    def save(self, name: str, data: bytes) -> None:
+        """Save under a name. Raises SpoolError: the disk failed."""
+        ...
