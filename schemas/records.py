@@ -236,8 +236,6 @@ class EdgeAggregate:
             raise ValueError("counts must not be negative")
         if not wide or [len(self.mean), len(self.m2), len(self.min), len(self.max)] != [8 * wide] * 2 + [4 * wide] * 2:
             raise ValueError(f"the statistics do not fit {wide} channels")
-        if len(self.bins) % 12:
-            raise ValueError("bins must be rows of three int32")
 
     @property
     def identity(self) -> Identity:
