@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_filters.config import DeviceTable, EdgeConfig, Plugin, Recorded, Synthetic
-from edge_filters.device import Device, Rules, Slot
+from edge_filters.device import NO_GAP_US, Device, Rules, Slot
 from edge_filters.engine import Engine
 from edge_filters.io.files import edge_package
 from edge_filters.io.onnx import OnnxRuntime
@@ -42,7 +42,7 @@ def build_scorer(package: Package, make_runtime: MakeRuntime = OnnxRuntime) -> S
 def rules_of(config: EdgeConfig) -> Rules:
     """The numbers that the engine filters by."""
     return Rules(
-        max_gap_us=config.window.max_gap,
+        max_gap_us=NO_GAP_US if config.window.max_gap is None else config.window.max_gap,
         max_wait_us=config.window.max_wait,
         aggregate_us=config.aggregate.window,
         audit_rate=config.audit.rate,

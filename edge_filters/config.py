@@ -174,7 +174,9 @@ class DeviceTable(Section):
 class WindowTable(Section):
     """How readings become windows."""
 
-    max_gap: Duration = Field(default=5_000_000, description="A longer gap in event time closes a window short.")
+    max_gap: Duration | None = Field(
+        default=None, description="A longer gap in event time closes a window short; default: none does."
+    )
     max_wait: Duration | None = Field(default=None, description="A window open for longer is closed short.")
 
 

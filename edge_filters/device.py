@@ -17,11 +17,15 @@ from schemas.scoring import Scorer
 APPLIED_KEPT = 20
 
 
+#: A `max_gap` that no gap is longer than. How long a pause a model may look across depends on the signal, not on us.
+NO_GAP_US = 2**62
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How devices are filtered: the numbers of the configuration, in microseconds."""
 
-    max_gap_us: int = 5_000_000
+    max_gap_us: int = NO_GAP_US
     max_wait_us: int | None = None
     aggregate_us: int = 1_000_000
     audit_rate: float = 0.0

@@ -74,7 +74,9 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
     return exit_code(shell.failures[0]) if shell.failures else 0
 
 
-def replay(recordings: Sequence[Path], model: Path, out: Path, *, audit_rate: float = 0.01) -> dict[str, int]:
+def replay(
+    recordings: Sequence[Path], model: Path, out: Path, *, audit_rate: float = 0.01, aggregate_us: int = 1_000_000
+) -> dict[str, int]:
     """Filter recordings offline, with their own event times, and write one Avro file per topic.
 
     Args:
@@ -82,6 +84,7 @@ def replay(recordings: Sequence[Path], model: Path, out: Path, *, audit_rate: fl
         model: folder of the package that all of them run.
         out: folder for `edge.events.avro` and the others; what is there already is replaced.
         audit_rate: share of the answered windows that is sampled.
+        aggregate_us: length of the aggregates' windows, microseconds.
 
     Returns:
         the ledger, summed over the devices.
@@ -93,7 +96,7 @@ def replay(recordings: Sequence[Path], model: Path, out: Path, *, audit_rate: fl
     """
     package = edge_package(model)
     scorer = build_scorer(package)
-    rules = Rules(audit_rate=audit_rate)
+    rules = Rules(audit_rate=audit_rate, aggregate_us=aggregate_us)
     slots: dict[str, Slot] = {}
     devices: list[Device] = []
     sensors: dict[str, Sensor] = {}

@@ -9,6 +9,7 @@ Whatever the bytes are, `read` gives valid records and then ends or raises Decod
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import zlib
@@ -51,12 +52,15 @@ class ContainerWriter:
         entry = book.newest(record)
         self._names = tuple(field["name"] for field in entry.source["fields"])
         self._record = record
+        extra = {f"tidegate.{key}": value for key, value in (metadata or {}).items()}
+        # Usually random. Derived from what the file is, the same records always give the same bytes.
         self._writer = Writer(
             file,
             copy.deepcopy(entry.source),
             codec=codec,
             sync_interval=_WRITE_AT_BYTES,
-            metadata={f"tidegate.{key}": value for key, value in (metadata or {}).items()},
+            metadata=extra,
+            sync_marker=hashlib.sha256(entry.header + json.dumps(extra, sort_keys=True).encode()).digest()[:SYNC_BYTES],
         )
         self.written = 0
 

@@ -19,6 +19,7 @@ from schemas.manifest import Manifest, parse_manifest
 from schemas.records import Outcome, SensorBlock, Verdict
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+EVALUATION = ("edge_auc", "heavy_auc", "random_auc", "constant_auc", "edge_ap", "heavy_ap", "random_ap", "constant_ap")
 LATENCIES = (
     ("last reading of a window – provisional decision at the edge", "edge_latency_ms"),
     ("last reading of a window – final decision in the topic", "final_latency_ms"),
@@ -38,7 +39,7 @@ def write_report(
         figures=_headline(figures),
         latencies=[(name, figures[key]) for name, key in LATENCIES],
         evaluations=[{"name": m.name, "version": m.version, "scores": m.evaluation} for m in manifests],
-        evaluation_names=sorted({name for m in manifests for name in m.evaluation if "/" not in name})[:10],
+        evaluation_names=EVALUATION,
         devices=[_device(device, figures, seen, manifests) for device in devices],
     )
     (folder / "report.html").write_text(page)

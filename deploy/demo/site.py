@@ -17,7 +17,7 @@ from schemas.errors import ModelError
 #: Readings that each device shall give per second, so that a minute meets several anomalies.
 READINGS_PER_SECOND = 90.0
 AGGREGATE_WINDOW = "5s"
-AUDIT_RATE = 0.15
+AUDIT_RATE = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def write_config(process: EdgeProcess, package: Path, bootstrap_servers: str, to
         f"rate = {AUDIT_RATE}",
         "",
         "[status]",
-        'every = "1s"',
+        'every = "2s"',
     ]
     for device in process.devices:
         lines += [
