@@ -46,8 +46,8 @@ class Receipt(NamedTuple):
 class WindowAck(NamedTuple):
     """Says how many contributions to one window of one lane are inside what a sink writes.
 
-    `contributions` is what this batch adds; with `cumulative` it is the total of the (window, key) so far, as accumulating
-    panes carry it, and takes the place of an earlier, smaller total.
+    `contributions` is what this batch adds; with `cumulative` it is the total of the (window, key) so far, as
+    accumulating panes carry it, and takes the place of an earlier, smaller one.
     """
 
     flow: str
