@@ -74,7 +74,14 @@ def _recording(path: Path) -> tuple[Recording, dict[str, str]]:
     except DecodeError as wrong:
         raise DecodeError(wrong.problem, fix=wrong.fix, **{"file": str(path), **wrong.where}) from wrong
     try:
-        numbers = [int(about[key]) for key in ("readings", "labelled", "first_time", "last_time")]
-        return Recording(path, *numbers, about["origin"]), about
+        recording = Recording(
+            path=path,
+            readings=int(about["readings"]),
+            labelled=int(about["labelled"]),
+            first_time=int(about["first_time"]),
+            last_time=int(about["last_time"]),
+            origin=about["origin"],
+        )
     except (KeyError, ValueError):
         raise DecodeError("the header of a recording lacks its description", file=str(path)) from None
+    return recording, about

@@ -3,6 +3,7 @@
 Fitted with scikit-learn, written as ONNX. `train` in deploy/train/trainer.py is the whole of it as a function.
 """
 
-from deploy.train.trainer import TrainingOptions, TrainingReport, train
+from deploy.train.packing import TrainingOptions
+from deploy.train.trainer import TrainingReport, train
 
 __all__ = ["TrainingOptions", "TrainingReport", "train"]

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.train.evaluate import Evaluation
-from deploy.train.trainer import TrainingOptions, train
+from deploy.train.models import HeavySize
+from deploy.train.packing import TrainingOptions
+from deploy.train.trainer import train
 from schemas.errors import TidegateError, exit_code
 
 _EXAMPLE = """\
@@ -24,12 +26,16 @@ def parser() -> argparse.ArgumentParser:
     usual = TrainingOptions()
     p = argparse.ArgumentParser(
         prog="python -m deploy.train",
-        description="Make a model package (edge model, heavy model, thresholds, self-tests) for the devices of a cohort.",
+        description="Make a model package for a cohort: edge model, heavy model, thresholds, self-tests.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--normal", type=Path, nargs="+", required=True, metavar="REC", help="one per device, normal operation")
-    p.add_argument("--live", type=Path, nargs="*", default=[], metavar="REC", help="labelled recordings to evaluate with")
+    p.add_argument(
+        "--normal", type=Path, nargs="+", required=True, metavar="REC", help="one per device, normal operation"
+    )
+    p.add_argument(
+        "--live", type=Path, nargs="*", default=[], metavar="REC", help="labelled recordings to evaluate with"
+    )
     p.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="where the package goes")
     p.add_argument("--name", required=True, help="name of the model")
     p.add_argument("--cohort", required=True, help="group of devices that shares it")
@@ -44,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=usual.escalate_rate,
         help="share of normal windows that the edge may pass on (%(default)s)",
+    )
+    p.add_argument(
+        "--components",
+        type=int,
+        default=usual.heavy.components,
+        help="ways of operating that the heavy model tells apart (two, or one for a single channel)",
     )
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
     p.add_argument("--json", action="store_true", help="the report as JSON on stdout")
@@ -66,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 window_readings=args.window_readings,
                 normal_share=args.normal_share,
                 escalate_rate=args.escalate_rate,
+                heavy=HeavySize(components=args.components),
             ),
             progress=(lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr)),
         )
@@ -84,7 +97,10 @@ def table(evaluation: Evaluation) -> str:
 
     AUC 0.5 and an average precision (AP) of the share of anomalous windows are what a constant score reaches.
     """
-    lines = [f"{'':22}{'windows':>8}{'anom.':>7}{'edge AUC':>10}{'AP':>7}{'heavy AUC':>11}{'AP':>7}{'random AP':>11}{'escalated':>11}"]
+    lines = [
+        f"{'':22}{'windows':>8}{'anom.':>7}{'edge AUC':>10}{'AP':>7}"
+        f"{'heavy AUC':>11}{'AP':>7}{'random AP':>11}{'escalated':>11}"
+    ]
     for who, f in [*evaluation.devices.items(), ("all", evaluation.pooled)]:
         lines.append(
             f"{who:22}{f['windows']:8.0f}{f['anomalous']:7.0f}{f['edge_auc']:10.3f}{f['edge_ap']:7.3f}"

@@ -53,13 +53,17 @@ class Evaluation:
     def flat(self) -> dict[str, float]:
         """As a manifest carries it: `edge_auc`, `machine-1-7.edge_auc`, …; without what is not defined."""
         pairs = list(self.pooled.items())
-        pairs += [(f"{device}.{name}", value) for device, values in self.devices.items() for name, value in values.items()]
+        pairs += [
+            (f"{device}.{name}", value) for device, values in self.devices.items() for name, value in values.items()
+        ]
         return {name: float(f"{value:.6g}") for name, value in pairs if np.isfinite(value)}
 
     def as_json(self) -> dict[str, Any]:
         """For a report: NaN is null."""
-        clean = lambda values: {k: v if np.isfinite(v) else None for k, v in values.items()}  # noqa: E731
-        return {"pooled": clean(self.pooled), "devices": {name: clean(values) for name, values in self.devices.items()}}
+        return {
+            "pooled": _without_nan(self.pooled),
+            "devices": {name: _without_nan(values) for name, values in self.devices.items()},
+        }
 
 
 def evaluate(manifest: Manifest, judged: list[Judged], seed: int) -> Evaluation:
@@ -77,7 +81,6 @@ def _figures(manifest: Manifest, judged: list[Judged], seed: int) -> dict[str, f
     windows = len(anomalous)
     random = np.random.default_rng(seed).random(windows)
     by_edge, by_heavy, by_chance = (Separation.of(anomalous, scores) for scores in (edge, heavy, random))
-    share = lambda of, among: float(np.mean(of[among])) if among.any() else float("nan")  # noqa: E731
     return {
         "windows": float(windows),
         "anomalous": float(anomalous.sum()),
@@ -90,10 +93,18 @@ def _figures(manifest: Manifest, judged: list[Judged], seed: int) -> dict[str, f
         "constant_auc": 0.5,
         "constant_ap": float(np.mean(anomalous)),
         "escalated": float(np.mean(escalated)),
-        "escalated_of_anomalous": share(escalated, anomalous),
-        "escalated_of_normal": share(escalated, ~anomalous),
-        "confirmed_of_escalated": share(confirmed, escalated),
-        "confirmed_of_anomalous": share(confirmed, anomalous),
-        "confirmed_of_normal": share(confirmed, ~anomalous),
+        "escalated_of_anomalous": _share(escalated, anomalous),
+        "escalated_of_normal": _share(escalated, ~anomalous),
+        "confirmed_of_escalated": _share(confirmed, escalated),
+        "confirmed_of_anomalous": _share(confirmed, anomalous),
+        "confirmed_of_normal": _share(confirmed, ~anomalous),
         "agreement": float(np.mean(escalated == confirmed)),
     }
+
+
+def _share(of: Flags, among: Flags) -> float:
+    return float(np.mean(of[among])) if among.any() else float("nan")
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}

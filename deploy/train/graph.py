@@ -46,15 +46,19 @@ class Graph:
         return self.add("ReduceMean", x, axes=[axis], keepdims=int(keep))
 
     def square(self, x: str) -> str:
-        """x * x."""
+        """Each value times itself."""
         return self.add("Mul", x, x)
 
     def log1p(self, x: str) -> str:
         """log(1 + x)."""
         return self.add("Log", self.add("Add", x, self.const(1.0)))
 
+    def slice(self, x: str, axis: int, first: int, last: int) -> str:
+        """Positions [first, last) of one axis."""
+        return self.add("Slice", x, *(self.const([bound], np.int64) for bound in (first, last, axis)))
+
     def bounded(self, x: str, limit: float) -> str:
-        """x within [-limit, limit]. What is not a number (the spread of readings that overflowed) counts as limit."""
+        """Values within [-limit, limit]; what is not a number, as after an overflow, becomes limit."""
         top = self.const(limit)
         return self.add("Clip", self.add("Where", self.add("IsNaN", x), top, x), self.const(-limit), top)
 

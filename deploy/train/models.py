@@ -1,8 +1,8 @@
 """The two models of a package, fitted and as ONNX.
 
-Edge, light: one distance on a few statistics per channel, taken by schemas/features.py. Three matrix operations.
-Heavy: takes the whole window, and averages four views of it: a mixture on five statistics, an isolation forest on the
-same, the distance on them, and the distance on the raw window. Some thousand times the work.
+Edge, light: how far a few statistics per channel deviate, each by itself; schemas/features.py takes the statistics.
+Heavy: takes the whole window and averages three views that know how the channels move together: a mixture of normal
+distributions, a Mahalanobis distance that also sees trends, and an isolation forest. About a hundred times the work.
 """
 
 from __future__ import annotations
@@ -14,43 +14,53 @@ import numpy as np
 from onnx import ModelProto
 
 from deploy.train.graph import Graph
-from deploy.train.parts import LIMIT, Distance, Isolation, Mixture, Part
+from deploy.train.parts import LIMIT, Deviation, Distance, Isolation, Mixture, Part
 from schemas.features import extract
 from schemas.records import Floats
 
-EDGE_STATISTICS = ("mean", "std")
-HEAVY_STATISTICS = ("mean", "std", "min", "max", "step")
+EDGE_STATISTICS = ("mean", "std", "min", "max")
+HEAVY_STATISTICS = ("mean", "std", "min", "max", "step", "rise")
+#: Further off than this, a reading counts as this far, in scales of its channel: keeps squares and sums finite.
+_READING_LIMIT = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class HeavySize:
-    """How large the heavy model is."""
+    """How large the heavy model is.
+
+    Attributes:
+        trees: trees of the isolation forest.
+        components: ways of operating that the mixture tells apart. None: two, or one for a single channel, where a
+            second one only splits the ordinary swing (measured on the shipped recordings).
+    """
 
     trees: int = 100
-    components: int = 2
+    components: int | None = None
+
+    def components_for(self, channels: int) -> int:
+        """Components to fit for so many channels."""
+        return self.components or min(channels, 2)
 
 
 def fit_edge(windows: Floats) -> ModelProto:
     """Edge model of standardised windows, float32[n, readings, channels]."""
     rows = np.clip(extract(windows, EDGE_STATISTICS), -LIMIT, LIMIT)
     graph = Graph("edge", [rows.shape[1]])
-    return graph.model(Distance.fit(rows).add_to(graph, graph.bounded("x", LIMIT)))
+    return graph.model(Deviation.fit(rows).add_to(graph, graph.bounded("x", LIMIT)))
 
 
 def fit_heavy(windows: Floats, size: HeavySize, seed: int) -> ModelProto:
     """Heavy model of standardised windows, float32[n, readings, channels]."""
-    bounded = np.clip(windows, -LIMIT, LIMIT)
-    raw = bounded.reshape(len(bounded), -1)
-    rows = extract(bounded, HEAVY_STATISTICS)
+    rows = np.clip(extract(windows, HEAVY_STATISTICS), -LIMIT, LIMIT)
+    level = rows[:, : -windows.shape[2]]  # without the last statistic, the rise: trees and mixture do better without
     graph = Graph("heavy", windows.shape[1:])
-    bounded_name = graph.bounded("x", LIMIT)
-    raw_name = graph.add("Flatten", bounded_name, axis=1)
-    rows_name = _statistics(graph, bounded_name, windows.shape[1])
+    readings = graph.bounded("x", _READING_LIMIT)
+    rows_name = graph.bounded(_statistics(graph, readings, windows.shape[1]), LIMIT)
+    level_name = graph.slice(rows_name, axis=1, first=0, last=level.shape[1])
     views: Sequence[tuple[Part, Floats, str]] = (
-        (Mixture.fit(rows, size.components, seed), rows, rows_name),
-        (Isolation.fit(rows, size.trees, seed), rows, rows_name),
+        (Mixture.fit(level, size.components_for(windows.shape[2]), seed), level, level_name),
         (Distance.fit(rows), rows, rows_name),
-        (Distance.fit(raw), raw, raw_name),
+        (Isolation.fit(level, size.trees, seed), level, level_name),
     )
     total = ""
     for part, fitted_on, name in views:
@@ -62,22 +72,16 @@ def fit_heavy(windows: Floats, size: HeavySize, seed: int) -> ModelProto:
 
 
 def _statistics(graph: Graph, x: str, readings: int) -> str:
-    """HEAVY_STATISTICS of float32[batch, readings, channels] inside of the model; as schemas/features.py has them."""
+    """HEAVY_STATISTICS of float32[batch, readings >= 2, channels], computed as schemas/features.py does."""
     off = graph.add("Sub", x, graph.mean(x, keep=True))
-    if readings > 1:
-        later = _rows(graph, x, 1, readings)
-        step = graph.mean(graph.add("Abs", graph.add("Sub", later, _rows(graph, x, 0, readings - 1))))
-    else:
-        step = graph.mean(off)
+    first, last = graph.slice(x, 1, 0, 1), graph.slice(x, 1, readings - 1, readings)
+    later, earlier = graph.slice(x, 1, 1, readings), graph.slice(x, 1, 0, readings - 1)
     columns = {
         "mean": graph.mean(x),
         "std": graph.add("Sqrt", graph.mean(graph.square(off))),
         "min": graph.add("ReduceMin", x, axes=[1], keepdims=0),
         "max": graph.add("ReduceMax", x, axes=[1], keepdims=0),
-        "step": step,
+        "step": graph.mean(graph.add("Abs", graph.add("Sub", later, earlier))),
+        "rise": graph.mean(graph.add("Sub", last, first)),
     }
     return graph.add("Concat", *(columns[name] for name in HEAVY_STATISTICS), axis=1)
-
-
-def _rows(graph: Graph, x: str, first: int, last: int) -> str:
-    return graph.add("Slice", x, *(graph.const([bound], np.int64) for bound in (first, last, 1)))

@@ -1,7 +1,7 @@
 """The parts that scores are made of: each is fitted by scikit-learn on normal rows, and adds itself to an ONNX graph.
 
-A part gives float32[batch, 1] from float32[batch, features]; higher is less normal. `Bounded` rows come in: what lies
-further than LIMIT scales from normal is as abnormal as can be, and one wild channel cannot drown the others.
+A part gives float32[batch, 1] from float32[batch, features]; higher is less normal. Features come in bounded: what
+lies further than LIMIT scales from normal is as abnormal as can be, and one wild channel cannot drown the others.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.ensemble import IsolationForest
 from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import StandardScaler
 
 from deploy.train.graph import Graph
 from schemas.records import Floats
@@ -62,6 +63,29 @@ class Distance:
         """See Part."""
         off = graph.add("Sub", rows, graph.const(self.centre))
         return graph.log1p(graph.mean(graph.square(graph.add("MatMul", off, graph.const(self.whiten))), keep=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """Mean squared deviation of each feature in its own units, in logarithms: no feature knows of another."""
+
+    centre: Doubles
+    spread: Doubles
+
+    @classmethod
+    def fit(cls, rows: Floats) -> Deviation:
+        """From float32[n, features]."""
+        scaler = StandardScaler().fit(rows.astype(np.float64))
+        return cls(scaler.mean_, np.sqrt(scaler.var_ + RIDGE))
+
+    def score(self, rows: Floats) -> Doubles:
+        """See Part."""
+        return np.asarray(np.log1p(np.square((rows - self.centre) / self.spread).mean(axis=1)), np.float64)
+
+    def add_to(self, graph: Graph, rows: str) -> str:
+        """See Part."""
+        off = graph.add("Div", graph.add("Sub", rows, graph.const(self.centre)), graph.const(self.spread))
+        return graph.log1p(graph.mean(graph.square(off), keep=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +208,3 @@ def _not_above(thresholds: Doubles) -> npt.NDArray[np.float32]:
     """The largest float32 not above each: `x <= threshold` then means the same for every float32 x."""
     near = thresholds.astype(np.float32)
     return np.where(near.astype(np.float64) > thresholds, np.nextafter(near, np.float32(-np.inf)), near)
-

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ LEAST_SHARE = 0.01
 _Q90 = 3.29
 
 Flags = npt.NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,12 @@ def stretches(series: Series) -> list[slice]:
     usual = np.median(forward) if len(forward) else 0
     cuts = np.flatnonzero((steps < 0) | (steps > MAX_GAP_STEPS * usual)) + 1
     edges = [0, *cuts.tolist(), len(series.times)]
-    return [slice(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    return [slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
 def window_starts(series: Series, readings: int, stride: int) -> npt.NDArray[np.int64]:
     """First row of each window of `readings` rows, all finite and within one stretch."""
-    finite = np.isfinite(series.values).all(axis=1)
+    finite = np.asarray(np.isfinite(series.values).all(axis=1))
     found: list[int] = []
     for part in stretches(series):
         starts = range(part.start, part.stop - readings + 1, stride)
@@ -99,11 +102,9 @@ def window_starts(series: Series, readings: int, stride: int) -> npt.NDArray[np.
     return np.array(found, np.int64)
 
 
-def cut_windows(
-    values: npt.NDArray[np.generic], starts: npt.NDArray[np.int64], readings: int
-) -> npt.NDArray[np.generic]:
+def cut_windows(values: npt.NDArray[T], starts: npt.NDArray[np.int64], readings: int) -> npt.NDArray[T]:
     """Rows [start, start + readings) for each start: [n, ...] to [len(starts), readings, ...]."""
-    return values[starts[:, None] + np.arange(readings)]
+    return np.asarray(values[starts[:, None] + np.arange(readings)])
 
 
 def held_out(starts: npt.NDArray[np.int64], readings: int, rows: int) -> tuple[Flags, Flags]:
@@ -112,8 +113,8 @@ def held_out(starts: npt.NDArray[np.int64], readings: int, rows: int) -> tuple[F
     The recording is cut into 16 parts; every fourth is held out. Windows that reach from one kind into the other are
     for neither, so no reading is in both.
     """
-    part = lambda at: at * 16 // max(rows, 1) % 4 == 3  # noqa: E731
-    first, last = part(starts), part(starts + readings - 1)
+    last_rows = starts + readings - 1
+    first, last = (np.asarray(at * 16 // max(rows, 1) % 4 == 3) for at in (starts, last_rows))
     return ~first & ~last, first & last
 
 
@@ -147,5 +148,5 @@ def _scaling(rows: Floats, raw: npt.NDArray[np.float64], floor: npt.NDArray[np.f
 
 
 def rounded(values: npt.NDArray[np.floating]) -> list[float]:
-    """Six significant digits: enough for a threshold or a scale, and the same on machines that differ in the last bit."""
+    """Six significant digits: enough for a scale, and the same on machines that differ in the last bit."""
     return [float(f"{value:.6g}") for value in np.asarray(values, np.float64).ravel()]
