@@ -11,6 +11,9 @@ from schemas.errors import ConfigError, DecodeError
 
 DATA = Path(__file__).resolve().parent / "data"
 
+#: Window of each cohort's models: a quarter of an hour of servers, two hours to a day of temperatures.
+WINDOW_READINGS = {"servers": 16, "temperature": 24}
+
 _DEVICES = (
     "machine-1-7",
     "machine-2-1",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from deploy.demo.recordings import DemoDevice
+from deploy.demo.recordings import WINDOW_READINGS, DemoDevice
 from schemas.errors import ModelError
 
 #: Readings that each device shall give per second, so that a minute meets several anomalies.
@@ -89,9 +89,10 @@ def package(process: EdgeProcess, version: int, cache: Path, say: Callable[[str]
     Raises ModelError: the trainer failed.
     """
     share, seed = ("0.6", "1") if version == 1 else ("1.0", "2")
+    readings = str(WINDOW_READINGS[process.cohort])
     recordings = [d.normal.path for d in process.devices]
     evaluated = [d.live.path for d in process.devices]
-    folder = cache / f"{process.cohort}-v{version}-{_fingerprint([*recordings, *evaluated], share, seed)}"
+    folder = cache / f"{process.cohort}-v{version}-{_fingerprint([*recordings, *evaluated], share, seed, readings)}"
     if (folder / "manifest.json").exists():
         return folder
     say(f"training {process.cohort} version {version} on {len(recordings)} recordings of normal operation")
@@ -99,7 +100,7 @@ def package(process: EdgeProcess, version: int, cache: Path, say: Callable[[str]
     command = [
         sys.executable, "-m", "deploy.train", "--normal", *map(str, recordings), "--live", *map(str, evaluated),
         "--name", process.cohort, "--cohort", process.cohort, "--version", str(version), "--seed", seed,
-        "--normal-share", share, "--quiet", "--json", "-o", str(unfinished),
+        "--normal-share", share, "--window-readings", readings, "--quiet", "--json", "-o", str(unfinished),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
