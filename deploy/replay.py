@@ -27,7 +27,7 @@ examples:
   tidegate replay *.avro --models models/pumps models/fans -o out --format json
 
 The recording keeps its own event times, thresholds stay at the package's defaults, and the same recording gives the
-same bytes every time. OUT holds one Avro file per topic: what the edge would have sent and the cloud decided.
+same records every time. OUT holds one Avro file per topic: what the edge would have sent and the cloud decided.
 """
 
 
