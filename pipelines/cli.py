@@ -8,12 +8,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from schemas.errors import ConfigError, TidegateError, exit_code
+from schemas.errors import EXIT_CODES, DecodeError, TidegateError, exit_code
 
 RUN_EXAMPLES = """examples:
   python -m pipelines run --runner=PrismRunner --kafka_bootstrap_servers=127.0.0.1:9092
   python -m pipelines run --runner=PrismRunner --prism_location=.tools/bin/prism --fleet_window=10s --source_grid=20ms
-  python -m pipelines run --runner=PrismRunner --help          all options, Beam's and ours
+  python -m pipelines run --help                               all options, ours and Beam's
 
 Every option that is not ours goes to Beam unchanged. On Prism the job runs under a supervisor: it is started again
 after a crash and goes on from the committed offsets. SIGTERM stops it in good order.
@@ -59,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of one command; see docs/exit-codes.md."""
     given = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("kafka", "apache_beam", "root"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    _log_to_stderr()
     try:
         if given[:1] in (["run"], ["job"]):
             return _run(given[0], given[1:])
@@ -72,19 +70,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(error)
 
 
-def _run(command: str, argv: list[str]) -> int:
-    from pipelines.job import prepare, run_until_signal
+def _log_to_stderr() -> None:
+    """Our own progress at INFO; of everybody else what is at least a warning."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for ours in ("pipelines", "schemas"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_worth_reading)
 
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Drops two of Beam's warnings that warn of nothing.
+
+    One says at import that a client for BigQuery is missing, which we do not use; the other says that Prism is being
+    started, which is what was asked for.
+    """
+    said = record.name, str(record.msg)
+    return not any(
+        said[0] == name and said[1].startswith(start)
+        for name, start in (
+            ("root", "apitools not found"),
+            ("apache_beam.utils.subprocess_server", "Really starting service"),
+        )
+    )
+
+
+def _run(command: str, argv: list[str]) -> int:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from pipelines.options import check, help_text
+
+    sys.argv[0] = f"python -m pipelines {command}"  # Beam's parsers name the program in their usage errors by it
     if {"-h", "--help"} & set(argv):
-        print(RUN_EXAMPLES)
-        prepare(["--help"])  # prints every option and exits with 0
-    runner = next((a.partition("=")[2] for a in argv if a.startswith("--runner=")), "")
-    if not runner:
-        raise ConfigError("which runner?", fix="give --runner=PrismRunner, or another of Beam's runners")
-    if command == "run" and runner.lower().endswith("prismrunner"):
+        print(f"{RUN_EXAMPLES}\n{help_text(command)}")
+        return 0
+    runner = check(argv).view_as(StandardOptions).runner.lower()
+    if command == "run" and runner.endswith(("prism", "prismrunner")):
         from pipelines.supervisor import supervise
 
         return supervise(argv)
+    from pipelines.job import run_until_signal
+
     run_until_signal(argv)
     return 0
 
@@ -95,7 +121,9 @@ def _replay(args: argparse.Namespace) -> int:
 
     report = replay(args.folder, args.models, args.output, duration_us(args.fleet_window))
     print(json.dumps(report, indent=2))
-    return 0
+    for sentence in report["damaged"]:
+        print(f"pipelines: {sentence}", file=sys.stderr)
+    return EXIT_CODES[DecodeError] if report["damaged"] else 0
 
 
 def _publish(args: argparse.Namespace) -> int:

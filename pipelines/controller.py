@@ -6,20 +6,26 @@ Escalating costs bytes and cloud time, answering alone costs missed anomalies. B
   escalate more. Without the audit the loop would only ever see what it had already chosen to look at.
 
 Against oscillation: a dead band between the two limits, a step bounded to a share of the default level, a minimum of
-evidence per step, and only evidence made under the thresholds that were issued last. Against staleness: every update
-expires, and is renewed while the evidence still supports it.
+evidence per step, only evidence made under the thresholds that were issued last, and a ceiling: where too much was
+missed once, the level does not go again before a while has passed. Against staleness: every update expires, is renewed
+while the evidence still supports it, and evidence that was judged and led to nothing does not count for ever.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 from schemas.errors import ConfigError, DecodeError
-from schemas.manifest import Levels, Manifest
+from schemas.manifest import Levels, Manifest, within
 from schemas.records import DecidedBy, Decision, Outcome, TargetKind, ThresholdUpdate
 
 MAX_EVIDENCE_IDS = 64
+#: Evidence of a kind that reached this many times its minimum without moving anything is counted anew; else a long
+#: quiet past would outvote what happens now.
+_JUDGED_AFTER = 4
+#: A level that missed too much is tried again after this many times to live.
+_CEILING_TTLS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,8 @@ class ControllerPolicy:
         min_audited: audited windows needed before the missed rate counts.
         override_high: above this override rate the device escalates too much.
         missed_high: above this missed rate the device escalates too little; it wins over override_high.
-        step: largest change of a level per update, as a share of its default.
+        step: largest change of a level per update, as a share of its default (of the largest default where its own
+            is 0, of the width of the bounds where all are).
         ttl_us: how long an update holds, microseconds.
     """
 
@@ -63,8 +70,13 @@ class Evidence:
     missed: int = 0
     event_ids: tuple[str, ...] = ()
 
+    def joins(self, other: Evidence) -> bool:
+        """Whether both tell about the same thresholds of one device and model."""
+        mine = self.device_id, self.model_name, self.thresholds_version
+        return mine == (other.device_id, other.model_name, other.thresholds_version)
+
     def merge(self, other: Evidence) -> Evidence:
-        """Evidence of both. Only defined for one device under one version of thresholds."""
+        """Evidence of both. Only defined where `joins` says so."""
         return replace(
             self,
             at_us=max(self.at_us, other.at_us),
@@ -90,8 +102,12 @@ class Evidence:
 
 
 def of_decision(decision: Decision) -> Evidence | None:
-    """Evidence of one escalated window; None where the heavy model did not answer."""
-    if decision.decided_by is not DecidedBy.HEAVY:
+    """Evidence of one escalated window.
+
+    None where the heavy model did not answer, and for a window that was sent to say that an alarm is over: the edge
+    called it normal itself.
+    """
+    if decision.decided_by is not DecidedBy.HEAVY or decision.provisional is Outcome.NORMAL:
         return None
     return Evidence(
         device_id=decision.device_id,
@@ -120,6 +136,15 @@ def of_audit(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """An `escalate_at` that missed too much under one version of the model, and until when that is believed."""
+
+    escalate_at: float
+    model_version: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
     """What the controller remembers of one device. `version` 0: nothing was issued, the package's defaults hold."""
 
@@ -128,7 +153,8 @@ class DeviceState:
     levels: tuple[float, float, float] | None = None
     issued_at_us: int = 0
     expires_at_us: int = 0
-    gathered: Evidence | None = field(default=None)
+    gathered: Evidence | None = None
+    ceiling: Ceiling | None = None
 
     def to_bytes(self) -> bytes:
         """JSON, for Beam's state."""
@@ -139,14 +165,14 @@ class DeviceState:
         """Inverse of to_bytes. Raises DecodeError."""
         try:
             raw = json.loads(data)
-            gathered = raw.pop("gathered")
-            levels = raw.pop("levels")
+            levels, gathered, ceiling = raw.pop("levels"), raw.pop("gathered"), raw.pop("ceiling", None)
             return cls(
                 **raw,
                 levels=tuple(levels) if levels else None,
                 gathered=Evidence.from_bytes(json.dumps(gathered).encode()) if gathered else None,
+                ceiling=Ceiling(**ceiling) if ceiling else None,
             )
-        except (ValueError, TypeError, KeyError) as cause:
+        except (ValueError, TypeError, KeyError, AttributeError) as cause:
             raise DecodeError("not a state of the controller") from cause
 
     @classmethod
@@ -173,26 +199,28 @@ class ThresholdController:
         `manifest` gives the defaults and the bounds. The clock is that of the evidence, so that the same evidence
         always gives the same update, also when it is seen again after a restart.
         """
-        if state.model_name != new.model_name:
-            state = DeviceState(version=state.version, model_name=new.model_name)
-        expired = bool(state.version) and new.at_us >= state.expires_at_us
-        in_force = 0 if expired else state.version
-        if new.thresholds_version != in_force and not (state.levels is None and new.thresholds_version == 0):
+        held = _held(state, new, manifest)
+        in_force = state.version if held else 0
+        if new.thresholds_version != in_force:
             return state, None  # made under other thresholds than those that hold now: it says nothing about them
-        old = state.gathered
-        gathered = new if old is None or old.thresholds_version != new.thresholds_version else old.merge(new)
-        state = replace(state, gathered=gathered)
+        gathered = new if state.gathered is None or not state.gathered.joins(new) else state.gathered.merge(new)
         defaults = manifest.levels_of(new.device_id)
-        current = defaults if expired or state.levels is None else _levels(state.levels)
+        current = held or defaults
         direction, reason = self._judge(gathered)
-        age_us = new.at_us - state.issued_at_us
-        renew = bool(in_force) and not direction and gathered.escalated + gathered.audited >= self._policy.min_audited
-        if not direction and not (renew and age_us > self._policy.ttl_us // 2):
-            return state, None
         target = self._moved(current, defaults, manifest, direction)
-        if direction and target == current:
-            return replace(state, gathered=None), None  # at the edge of the safe envelope already
-        return self._issue(state, gathered, target, reason or "the evidence still supports these thresholds")
+        if direction > 0 and self._too_high(target, defaults, state.ceiling, new, manifest):
+            target = current
+        if target != current:
+            ceiling = state.ceiling
+            if direction < 0:
+                until_us = new.at_us + _CEILING_TTLS * self._policy.ttl_us
+                ceiling = Ceiling(escalate_at=current.escalate_at, model_version=manifest.version, until_us=until_us)
+            return self._issue(replace(state, ceiling=ceiling), gathered, target, reason)
+        # An age below zero: the clock was set back, and what was issued would hold for longer than it should.
+        old_enough = abs(new.at_us - state.issued_at_us) > self._policy.ttl_us // 2
+        if in_force and old_enough and gathered.escalated + gathered.audited >= self._policy.min_audited:
+            return self._issue(state, gathered, target, "the evidence still supports these thresholds")
+        return replace(state, gathered=self._without_the_past(gathered)), None
 
     def _judge(self, seen: Evidence) -> tuple[int, str]:
         """+1 escalate less, -1 escalate more, 0 stay; and why."""
@@ -204,16 +232,46 @@ class ThresholdController:
         return 0, ""
 
     def _moved(self, current: Levels, defaults: Levels, manifest: Manifest, direction: int) -> Levels:
+        """One step from `current`, inside of the bounds, which hold for escalate_at and raise_at; clear_at follows."""
+        if not direction:
+            return current
         bounds = manifest.bounds
-        by = direction * self._policy.step
+
+        def moved(value: float, default: float) -> float:
+            return value + direction * self._policy.step * _unit(default, defaults, manifest)
 
         def clip(value: float) -> float:
             return min(max(value, bounds.low), bounds.high)
 
-        escalate_at = clip(current.escalate_at + by * abs(defaults.escalate_at))
-        raise_at = max(escalate_at, clip(current.raise_at + by * abs(defaults.raise_at)))
-        clear_at = min(escalate_at, current.clear_at + by * abs(defaults.clear_at))
-        return Levels(escalate_at=escalate_at, raise_at=raise_at, clear_at=clear_at)
+        escalate_at = clip(moved(current.escalate_at, defaults.escalate_at))
+        raise_at = max(escalate_at, clip(moved(current.raise_at, defaults.raise_at)))
+        stays = escalate_at == current.escalate_at  # at the edge of the bounds: without this, clear_at would drift away
+        clear_at = current.clear_at if stays else moved(current.clear_at, defaults.clear_at)
+        return Levels(escalate_at=escalate_at, raise_at=raise_at, clear_at=min(escalate_at, clear_at))
+
+    def _too_high(
+        self, target: Levels, defaults: Levels, ceiling: Ceiling | None, new: Evidence, manifest: Manifest
+    ) -> bool:
+        """Whether a level is one that missed too much not long ago; half a step makes up for rounding."""
+        if ceiling is None or ceiling.model_version != manifest.version or new.at_us >= ceiling.until_us:
+            return False
+        half_a_step = 0.5 * self._policy.step * _unit(defaults.escalate_at, defaults, manifest)
+        return target.escalate_at > ceiling.escalate_at - half_a_step
+
+    def _without_the_past(self, seen: Evidence) -> Evidence:
+        """The evidence less what was judged often enough."""
+        stale_escalated = seen.escalated >= _JUDGED_AFTER * self._policy.min_escalated
+        stale_audited = seen.audited >= _JUDGED_AFTER * self._policy.min_audited
+        if not (stale_escalated or stale_audited):
+            return seen
+        return replace(
+            seen,
+            escalated=0 if stale_escalated else seen.escalated,
+            overridden=0 if stale_escalated else seen.overridden,
+            audited=0 if stale_audited else seen.audited,
+            missed=0 if stale_audited else seen.missed,
+            event_ids=(),
+        )
 
     def _issue(
         self, state: DeviceState, seen: Evidence, levels: Levels, reason: str
@@ -234,9 +292,23 @@ class ThresholdController:
             override_rate=seen.overridden / seen.escalated if seen.escalated else None,
             missed_rate=seen.missed / seen.audited if seen.audited else None,
         )
-        return DeviceState.of_update(update), update
+        return replace(DeviceState.of_update(update), ceiling=state.ceiling), update
 
 
-def _levels(values: tuple[float, float, float]) -> Levels:
-    escalate_at, raise_at, clear_at = values
-    return Levels(escalate_at=escalate_at, raise_at=raise_at, clear_at=clear_at)
+def _held(state: DeviceState, new: Evidence, manifest: Manifest) -> Levels | None:
+    """Levels that the device obeys by what was issued; None where it is back at the defaults.
+
+    That is so when nothing was issued, when it expired, and when it was issued for another model or does not fit into
+    the bounds of the one that runs now: the device drops it by the same rules.
+    """
+    if state.levels is None or state.model_name != new.model_name or new.at_us >= state.expires_at_us:
+        return None
+    escalate_at, raise_at, clear_at = state.levels
+    levels = Levels(escalate_at=escalate_at, raise_at=raise_at, clear_at=clear_at)
+    return levels if within(manifest.bounds, levels) else None
+
+
+def _unit(default: float, defaults: Levels, manifest: Manifest) -> float:
+    """What a step is a share of; never 0, because a level whose default is 0 must be able to move, too."""
+    largest = max(abs(defaults.escalate_at), abs(defaults.raise_at), abs(defaults.clear_at))
+    return abs(default) or largest or manifest.bounds.high - manifest.bounds.low

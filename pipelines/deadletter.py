@@ -10,6 +10,7 @@ from schemas.records import Failure
 #: Room for the other fields of a Failure within its own limit.
 MAX_PAYLOAD_BYTES = MAX_BYTES[Failure] - HEADER_BYTES - 4096
 MAX_KEY_BYTES = 1024
+MAX_PROBLEM_BYTES = 2000
 
 
 def failure(chunk: Chunk, record: Record, stage: str, cause: TidegateError, failed_at: int) -> Failure:
@@ -24,7 +25,7 @@ def failure(chunk: Chunk, record: Record, stage: str, cause: TidegateError, fail
         payload=value[:MAX_PAYLOAD_BYTES],
         stage=stage,
         reason=type(cause).__name__,
-        problem=str(cause)[:2000] + cut,
+        problem=str(cause).encode(errors="replace")[:MAX_PROBLEM_BYTES].decode(errors="ignore") + cut,
         failed_at=failed_at,
     )
 

@@ -68,6 +68,8 @@ class LanesCoder(coders.Coder):
                 (offset,) = struct.unpack_from("<q", encoded, at)
                 (payload,), at = _read(encoded, at + 8, 1)
                 sightings.append(Sighting(offset, decode(payload, EdgeAggregate)))
+            if at != len(encoded):
+                raise ValueError(f"{len(encoded)} bytes, of which {at} are spoken for")
         except (struct.error, UnicodeDecodeError, ValueError) as cause:
             raise DecodeError("an element between two steps is not a decoded chunk") from cause
         return Lanes(

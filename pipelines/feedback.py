@@ -48,11 +48,11 @@ class _Control(beam.DoFn):
         if scorer is None:
             return
         saved = memory.read()
-        if saved:
-            state = DeviceState.from_bytes(saved)
-        else:  # a new run: what an earlier one issued is in the topic, and still in force at the edge
-            issued = self._shelf.thresholds(seen.device_id)
-            state = DeviceState.of_update(issued) if issued else DeviceState()
+        state = DeviceState.from_bytes(saved) if saved else DeviceState()
+        # What an earlier run issued is in the topic and still in force at the edge; so is what an operator sends.
+        issued = self._shelf.thresholds(seen.device_id)
+        if issued is not None and issued.version > state.version:
+            state = DeviceState.of_update(issued)
         state, update = self._controller.step(state, seen, scorer.manifest)
         memory.write(state.to_bytes())
         if update is not None:

@@ -12,6 +12,9 @@ from schemas.errors import DecodeError
 from schemas.records import EdgeAggregate, FleetWindow
 from schemas.sketch import Sketch
 
+#: Of all names in FleetWindow.devices, so that the window of a very large fleet still fits into a record.
+MAX_DEVICES_BYTES = 96 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
@@ -66,7 +69,10 @@ class Fleet:
         return json.dumps([self.cohort, *self.channels], separators=(",", ":")).encode()
 
     def window(self, start: int, end: int) -> FleetWindow:
-        """As it is published. Times in microseconds. The revision is the number of aggregates in it."""
+        """As it is published. Times in microseconds. The revision is the number of aggregates in it.
+
+        Where the names of all devices would not fit into a record, the first of them are listed.
+        """
         sketch = self.sketch
         filled = bool(sketch.readings)
         blank = [0.0] * len(self.channels)
@@ -75,7 +81,7 @@ class Fleet:
             window_start=start,
             window_end=end,
             revision=self.records,
-            devices=sorted(self.devices),
+            devices=_fitting(sorted(self.devices)),
             channels=list(self.channels),
             readings=sketch.readings,
             invalid=sketch.invalid,
@@ -137,6 +143,15 @@ class Fleet:
             )
         except (ValueError, KeyError, TypeError) as cause:
             raise DecodeError("not the statistics of a fleet window") from cause
+
+
+def _fitting(devices: list[str]) -> list[str]:
+    total = 0
+    for listed, device in enumerate(devices):
+        total += len(device.encode()) + 2
+        if total > MAX_DEVICES_BYTES:
+            return devices[:listed]
+    return devices
 
 
 def add_up(parts: Iterable[Fleet]) -> Fleet:

@@ -79,7 +79,7 @@ class _Judge(beam.DoFn):
 
     def process(self, lanes: Lanes) -> Iterator[Any]:
         assert self._shelf is not None
-        clock = recorded_clock(lanes) if self._recorded_clock else wall_clock
+        clock = None if self._recorded_clock else wall_clock
         decisions = judge_events(lanes.events, self._shelf, clock)
         evidence = [seen for seen in map(of_decision, decisions) if seen is not None]
         evidence += judge_audits(lanes.audits, self._shelf, clock)
@@ -97,14 +97,12 @@ def wall_clock() -> int:
     return time.time_ns() // 1000  # noqa: TID251
 
 
-def recorded_clock(lanes: Lanes) -> Callable[[], int]:
-    """The clock of a replay: the newest moment that the chunk knows of."""
-    moments = [e.decided_at for e in lanes.events] + [int(b.times.max()) for b in lanes.audits if b.event_times]
-    return lambda: max(moments, default=0)
+def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[], int] | None = None) -> list[Decision]:
+    """One decision per event, in their order. Raises nothing: what the model refuses, the edge has decided.
 
-
-def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[], int]) -> list[Decision]:
-    """One decision per event, in their order. Raises nothing: what the model refuses, the edge has decided."""
+    `now_us` dates the decisions, microseconds. None, for a replay: each is dated as its event's provisional one, so
+    that it is the same however the events are cut into chunks.
+    """
     reasons: dict[int, str] = {}
     todo: dict[str, list[int]] = defaultdict(list)
     for i, event in enumerate(events):
@@ -123,9 +121,10 @@ def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[],
         scores, refused = _scores(scorer, [events[i] for i in places])
         reasons |= {places[at]: why for at, why in refused.items()}
         answers |= {places[at]: (score, scorer) for at, score in scores.items()}
-    at_us = now_us()
+    now = now_us() if now_us else None
     out = []
     for i, event in enumerate(events):
+        at_us = event.decided_at if now is None else now
         if i in reasons:
             out.append(decide.by_edge(event, reasons[i], at_us))
             continue
@@ -139,8 +138,13 @@ def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[],
     return out
 
 
-def judge_audits(blocks: Sequence[SensorBlock], shelf: Shelf, now_us: Callable[[], int]) -> list[Evidence]:
-    """What the heavy model says of windows that the edge had answered alone. Unusable ones tell nothing."""
+def judge_audits(
+    blocks: Sequence[SensorBlock], shelf: Shelf, now_us: Callable[[], int] | None = None
+) -> list[Evidence]:
+    """What the heavy model says of windows that the edge had answered alone. Unusable ones tell nothing.
+
+    `now_us` as for `judge_events`; None dates each by its newest reading.
+    """
     out = []
     by_model: dict[str, list[SensorBlock]] = defaultdict(list)
     for block in blocks:
@@ -151,9 +155,10 @@ def judge_audits(blocks: Sequence[SensorBlock], shelf: Shelf, now_us: Callable[[
         if scorer is None:
             continue
         scores, _ = _scores(scorer, group)
-        at_us = now_us()
+        now = now_us() if now_us else None
         for at, score in scores.items():
             block = group[at]
+            at_us = int(block.times.max()) if now is None else now
             version = block.thresholds_version or 0
             anomalous = score >= scorer.threshold
             out.append(of_audit(block.device_id, model_name, version, block.identity.event_id, anomalous, at_us))

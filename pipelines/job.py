@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import threading
@@ -56,7 +57,7 @@ def prepare(argv: Sequence[str]) -> PipelineOptions:
     """Beam options with what Prism needs filled in where the user left it open."""
     options = PipelineOptions(list(argv))
     options.view_as(StandardOptions).streaming = True
-    if (options.view_as(StandardOptions).runner or "").lower().endswith("prismrunner"):
+    if (options.view_as(StandardOptions).runner or "").lower().endswith(("prism", "prismrunner")):
         portable = options.view_as(PortableOptions)
         portable.environment_type = portable.environment_type or "LOOPBACK"
         # It is the deadline of every stream to the job server, also of those that live as long as the job.
@@ -94,7 +95,7 @@ class Job:
             client=client,
         )
         self._config = GraphConfig(
-            models=WatchSettings(servers, prefix, ours.kafka_start_deadline / 1e6),
+            models=WatchSettings(servers, prefix, ours.kafka_start_deadline / 1e6, json.dumps(client, sort_keys=True)),
             window=window,
             policy=policy,
             topic_prefix=prefix,

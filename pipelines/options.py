@@ -5,11 +5,14 @@ owns plain ones such as --bootstrap_servers for other runners.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 from pipelines.controller import ControllerPolicy
 from pipelines.split import WindowRule
@@ -84,12 +87,48 @@ class TidegateOptions(PipelineOptions):
         )
         loop = parser.add_argument_group("Tidegate: threshold feedback")
         defaults = ControllerPolicy()
-        loop.add_argument("--feedback_min_escalated", type=int, default=defaults.min_escalated, metavar="N")
-        loop.add_argument("--feedback_min_audited", type=int, default=defaults.min_audited, metavar="N")
-        loop.add_argument("--feedback_override_high", type=float, default=defaults.override_high, metavar="RATE")
-        loop.add_argument("--feedback_missed_high", type=float, default=defaults.missed_high, metavar="RATE")
-        loop.add_argument("--feedback_step", type=float, default=defaults.step, metavar="SHARE")
-        loop.add_argument("--feedback_ttl", type=_duration, default="10min", metavar="DURATION")
+        loop.add_argument(
+            "--feedback_min_escalated",
+            type=int,
+            default=defaults.min_escalated,
+            metavar="N",
+            help="escalated windows of a device before it is judged by them (default: %(default)s)",
+        )
+        loop.add_argument(
+            "--feedback_min_audited",
+            type=int,
+            default=defaults.min_audited,
+            metavar="N",
+            help="audited windows of a device before it is judged by them (default: %(default)s)",
+        )
+        loop.add_argument(
+            "--feedback_override_high",
+            type=float,
+            default=defaults.override_high,
+            metavar="RATE",
+            help="share of escalated windows that may turn out normal before less is escalated (default: %(default)s)",
+        )
+        loop.add_argument(
+            "--feedback_missed_high",
+            type=float,
+            default=defaults.missed_high,
+            metavar="RATE",
+            help="share of audited windows that may turn out anomalous before more is escalated (default: %(default)s)",
+        )
+        loop.add_argument(
+            "--feedback_step",
+            type=float,
+            default=defaults.step,
+            metavar="SHARE",
+            help="largest change of a threshold per update, as a share of its default (default: %(default)s)",
+        )
+        loop.add_argument(
+            "--feedback_ttl",
+            type=_duration,
+            default="10min",
+            metavar="DURATION",
+            help="how long a device obeys an update that is not renewed (default: 10min)",
+        )
 
     def window(self) -> WindowRule:
         """Fleet windows. Raises ConfigError."""
@@ -119,3 +158,61 @@ class TidegateOptions(PipelineOptions):
         if not isinstance(raw, dict):
             raise ConfigError("--kafka_client_config must hold a JSON object", file=self.kafka_client_config)
         return raw
+
+
+def check(argv: Sequence[str]) -> PipelineOptions:
+    """Options of a command line, with the mistakes found that Beam would pass over or answer with a traceback.
+
+    Raises ConfigError: no runner, none of that name, or an option that is nearly one of ours. Exits with 2, as argparse
+    does, for a value of the wrong form.
+    """
+    options = PipelineOptions(list(argv))
+    ours = _names(TidegateOptions)
+    known = frozenset().union(*map(_names, PipelineOptions.__subclasses__()))
+    for word in argv:
+        name = word.partition("=")[0]
+        guess = difflib.get_close_matches(name, ours, 1, 0.85) if name.startswith("--") and name not in known else []
+        if guess:
+            raise ConfigError(f"unknown option {name}", fix=f"did you mean {guess[0]}?")
+    options.view_as(TidegateOptions)
+    runner = options.view_as(StandardOptions).runner
+    if not runner:
+        raise ConfigError("which runner?", fix="give --runner=PrismRunner, or another of Beam's runners")
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as cause:
+        names = StandardOptions.KNOWN_RUNNER_NAMES
+        guess = difflib.get_close_matches(runner, names, 1)
+        fix = f"did you mean {guess[0]}?" if guess else f"Beam has {', '.join(names)}"
+        raise ConfigError(f"cannot use the runner {runner!r}: {_first_sentence(cause)}", fix=fix) from None
+    return options
+
+
+def help_text(command: str) -> str:
+    """Our options, then all of Beam's."""
+    usage = f"python -m pipelines {command} --runner=NAME [option ...]"
+    own = argparse.ArgumentParser(usage=usage, add_help=False)
+    TidegateOptions._add_argparse_args(own)
+    every = _parser()
+    for cls in PipelineOptions.__subclasses__():
+        if cls is not TidegateOptions:
+            cls._add_argparse_args(every)
+    beam = every.format_help().partition("\n\n")[2].partition("\n")[2]
+    return f"{own.format_help()}\nBeam's options, passed on unchanged:\n{beam}"
+
+
+def _parser() -> Any:
+    """Beam's own kind of parser: its options need more than argparse has. Private, so a test keeps an eye on it."""
+    from apache_beam.options.pipeline_options import _BeamArgumentParser
+
+    return _BeamArgumentParser(usage="", add_help=False, allow_abbrev=False)
+
+
+def _names(cls: Any) -> frozenset[str]:
+    parser = _parser()
+    cls._add_argparse_args(parser)
+    return frozenset(parser._option_string_actions)
+
+
+def _first_sentence(cause: Exception) -> str:
+    return str(cause).partition(". ")[0]

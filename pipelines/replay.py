@@ -10,6 +10,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.controller import ControllerPolicy
 from pipelines.graph import INPUTS, GraphConfig, Sinks, build
+from pipelines.heavy import open_shelf
 from pipelines.io.files import ReadRecorded, RecordedTopics, WriteRecorded, damaged_files, file_of
 from pipelines.split import WindowRule
 from schemas import topics
@@ -27,7 +28,7 @@ def replay(
         output: folder for `<topic>.avro` of the topics that the pipeline writes.
         window_us: length of fleet windows, microseconds.
     Returns: how many records each output holds, and a sentence per input file that is damaged.
-    Raises: ConfigError: nothing is recorded there. ModelError: a model does not work here.
+    Raises: ConfigError: nothing is recorded there, or the output cannot be written. ModelError: a model does not work.
 
     Its clock is that of the records (a decision is dated as its event's provisional one), so the same recording gives
     the same bytes every time. Nothing is too late: the whole recording is there.
@@ -38,6 +39,7 @@ def replay(
             folder=folder,
             fix=f"it must hold at least one of {', '.join(file_of('', t).name for t in INPUTS)}",
         )
+    open_shelf(tuple(models))  # here a broken model is a sentence; inside of the runner it is a traceback
     damaged = damaged_files(folder, INPUTS)
     config = GraphConfig(
         models=tuple(models),

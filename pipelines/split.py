@@ -16,11 +16,16 @@ from pipelines.io.chunk import Batch, Chunk, Outgoing, Record
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import ConfigError, DecodeError, TidegateError
-from schemas.records import EdgeAggregate
+from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.sketch import Sketch
 
 FLEET_LANE = "fleet"
 FAILED = "failed"
+#: How far a window may end behind the broker's clock. A wrong clock beyond it would hold its window, and with it the
+#: committed offset, until that future comes.
+MAX_AHEAD_US = 3600 * 1_000_000
+#: Of a cohort or a model's name, which are copied into every decision. Package manifests allow no more either.
+MAX_NAME = 128
 
 
 class LateData(TidegateError):
@@ -80,6 +85,7 @@ class _Split(beam.DoFn):
         for record in self._records(chunk, topic):
             try:
                 good: Any = decode(record.value or b"", topics.by_name(topic).record)
+                _check_names(good)
                 if topic == topics.EVENTS.name:
                     events.append(good)
                 elif topic == topics.SAMPLES.name:
@@ -115,6 +121,14 @@ class _Split(beam.DoFn):
             Sketch.from_aggregate(aggregate)
         except ValueError as cause:
             raise DecodeError(f"not a sketch: {cause}", device_id=aggregate.device_id) from None
+        if aggregate.window_end > record.append_time_ms * 1000 + MAX_AHEAD_US:
+            raise DecodeError(
+                "its window ends in the future",
+                device_id=aggregate.device_id,
+                window_end=aggregate.window_end,
+                received_at=record.append_time_ms * 1000,
+                fix="the clock of the device is wrong",
+            )
         horizon_us = chunk.resume.horizon_us(FLEET_LANE)
         if end <= horizon_us and record.offset < chunk.resume.position:
             return False
@@ -127,3 +141,10 @@ class _Split(beam.DoFn):
                 fix="raise --allowed_lateness when devices are offline for longer than that",
             )
         return True
+
+
+def _check_names(record: EdgeEvent | EdgeAggregate | SensorBlock) -> None:
+    """Raises DecodeError: a name is longer than any that a package may have."""
+    for what in ("cohort", "model_name"):
+        if len(getattr(record, what, None) or "") > MAX_NAME:
+            raise DecodeError(f"its {what} is too long", device_id=record.device_id, max_characters=MAX_NAME)

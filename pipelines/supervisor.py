@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +53,8 @@ class Supervisor:
     def __init__(self, command: Sequence[str], policy: RestartPolicy, stop_timeout_s: float = 30.0) -> None:
         self._command, self._policy, self._stop_timeout_s = list(command), policy, stop_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
-        self._stop = threading.Event()
+        # A plain flag: an Event that a signal handler sets can wait for itself, when the signal comes inside of wait().
+        self._stopping = False
 
     def run(self) -> int:
         """Exit code for this process. Raises PipelineError: a crash loop."""
@@ -63,7 +63,7 @@ class Supervisor:
         while True:
             started_s = time.monotonic()
             code = self._run_child()
-            if code == 0 or self._stop.is_set() or code in FINAL_CODES:
+            if code == 0 or self._stopping or code in FINAL_CODES:
                 return code if code >= 0 else 128 - code
             pause_s = self._policy.after_crash(time.monotonic() - started_s)
             if pause_s is None:
@@ -74,16 +74,23 @@ class Supervisor:
                     fix="the log above names the cause; `python -m pipelines job …` runs it once without supervision",
                 )
             log.warning("the pipeline ended (%s); starting again in %.1f s", _describe(code), pause_s)
-            if self._stop.wait(pause_s):
+            if not self._pause(pause_s):
                 return 0
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait. False: a signal said to stop meanwhile."""
+        end_s = time.monotonic() + seconds
+        while not self._stopping and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(0.1, left_s))  # noqa: TID251
+        return not self._stopping
 
     def _run_child(self) -> int:
         child = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_die_with_parent())
         self._child = child
         try:
-            if self._stop.is_set():
+            if self._stopping:
                 child.send_signal(signal.SIGTERM)
-            while (code := self._poll(child)) is None and not self._stop.is_set():
+            while (code := self._poll(child)) is None and not self._stopping:
                 continue
             deadline_s = time.monotonic() + self._stop_timeout_s
             while code is None and time.monotonic() < deadline_s:
@@ -103,7 +110,7 @@ class Supervisor:
             return None
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._stop.set()
+        self._stopping = True
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
 

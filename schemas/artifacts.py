@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from schemas.manifest import MAX_MODEL_BYTES
 from schemas.records import ArtifactChunk
 
+#: Files that may be incomplete at the same time.
+MAX_PARTIAL = 1024
 #: Below the broker's default limit of 1 MiB per record, with room for the frame.
 CHUNK_BYTES = 512 * 1024
 
@@ -55,18 +57,21 @@ class Assembler:
             return ""
         if chunk.total_bytes > self._max_bytes:
             return f"a file of {chunk.total_bytes} bytes is more than the {self._max_bytes} allowed"
+        if not chunk.data and (chunk.total_bytes or chunk.count != 1):
+            return "an empty piece of a file"
         partial = self._partial.setdefault(chunk.sha256, _Partial(chunk.count, chunk.total_bytes))
         self._partial.move_to_end(chunk.sha256)
         if (partial.count, partial.total_bytes) != (chunk.count, chunk.total_bytes):
+            self._forget(chunk.sha256)  # one of them lies; whichever is sent again finds a clean start
             return "chunks of one file disagree about its size"
-        if chunk.index in partial.pieces:
-            return ""
-        if partial.held_bytes + len(chunk.data) > partial.total_bytes:
+        # A chunk that is sent again takes the place of the one before, as it does in the compacted topic.
+        grown = len(chunk.data) - len(partial.pieces.get(chunk.index, b""))
+        if partial.held_bytes + grown > partial.total_bytes:
             self._forget(chunk.sha256)
             return "the chunks are more than the file they belong to"
         partial.pieces[chunk.index] = chunk.data
-        partial.held_bytes += len(chunk.data)
-        self._held_bytes += len(chunk.data)
+        partial.held_bytes += grown
+        self._held_bytes += grown
         if len(partial.pieces) == partial.count:
             data = b"".join(partial.pieces[i] for i in range(partial.count))
             self._forget(chunk.sha256)
@@ -91,6 +96,8 @@ class Assembler:
         self._held_bytes -= partial.held_bytes if partial else 0
 
     def _make_room(self, keep: bytes) -> None:
+        while len(self._partial) > MAX_PARTIAL:
+            self._forget(next(iter(self._partial)))
         for pool in (self._partial, self._whole):
             for sha256 in list(pool):
                 if self._held_bytes <= self._max_bytes:

@@ -19,7 +19,7 @@ from apache_beam.utils.timestamp import Timestamp
 from pipelines.io.chunk import Batch, Chunk, Record
 from schemas.codec import decode, encode
 from schemas.container import ContainerWriter, read
-from schemas.errors import DecodeError
+from schemas.errors import ConfigError, DecodeError
 from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.topics import Topic
 
@@ -138,7 +138,10 @@ def damaged_files(folder: str, topics: Iterable[Topic]) -> list[str]:
 
 @dataclass(slots=True)
 class RecordedTopics:
-    """Open files of one run. Beam copies DoFns around; this stays in the process, under `name`."""
+    """Open files of one run. Beam copies DoFns around; this stays in the process, under `name`.
+
+    Raises ConfigError on entry: the folder cannot be made.
+    """
 
     folder: Path
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -147,13 +150,20 @@ class RecordedTopics:
     _writers: dict[str, ContainerWriter] = field(default_factory=dict)
 
     def __enter__(self) -> RecordedTopics:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise ConfigError("the output folder cannot be made", folder=str(self.folder), cause=str(cause)) from None
         _RUNS[self.name] = self
         return self
 
     def open(self, topic: Topic) -> None:
-        """Begin the file of a topic; an older one is replaced."""
-        self._files[topic.name] = file_of(str(self.folder), topic).open("wb")
+        """Begin the file of a topic; an older one is replaced. Raises ConfigError: it cannot be written."""
+        path = file_of(str(self.folder), topic)
+        try:
+            self._files[topic.name] = path.open("wb")
+        except OSError as cause:
+            raise ConfigError("an output file cannot be written", file=str(path), cause=str(cause)) from None
         self._writers[topic.name] = ContainerWriter(self._files[topic.name], topic.record)
         self.written[topic.name] = 0
 

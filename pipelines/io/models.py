@@ -7,13 +7,15 @@ reference per batch: a batch never mixes two models, and every decision carries 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
@@ -22,12 +24,15 @@ from pipelines.io.onnx import OnnxRuntime
 from schemas import topics
 from schemas.artifacts import Assembler
 from schemas.codec import decode
-from schemas.errors import DecodeError, ModelError, TidegateError, UnavailableError
-from schemas.manifest import Manifest, Package, check_file, load_package, parse_manifest
+from schemas.errors import DecodeError, ModelError, TidegateError, UnavailableError, UpdateRefused
+from schemas.manifest import Levels, Manifest, Package, check_file, load_package, parse_manifest
 from schemas.records import ArtifactChunk, ModelUpdate, ThresholdUpdate
 from schemas.scoring import Scorer
 
 log = logging.getLogger(__name__)
+
+#: Versions of thresholds are microseconds or smaller; beyond this there would soon be no number left for a newer one.
+MAX_VERSION = 2**62
 
 
 class Shelf(Protocol):
@@ -45,14 +50,19 @@ class Shelf(Protocol):
 class FolderShelf:
     """Models from package folders, for batch replay: nothing changes, and there is no feedback to follow.
 
-    Raises ModelError: a folder is no package, or its heavy model does not work here.
+    Raises ModelError: a folder is no package, its heavy model does not work here, or two have one name.
     """
 
     def __init__(self, folders: list[str]) -> None:
         self._scorers: dict[str, Scorer] = {}
         for folder in folders:
             package = load_package(_reader(folder), ("heavy",))
-            self._scorers[package.manifest.name] = _scorer(package)
+            name = package.manifest.name
+            if name in self._scorers:
+                raise ModelError(
+                    "two packages have the same model name", name=name, folder=folder, fix="give one of them"
+                )
+            self._scorers[name] = _scorer(package)
 
     def heavy(self, model_name: str) -> Scorer | None:
         """See Shelf."""
@@ -99,20 +109,50 @@ class Shelves:
                     raise ModelError(refusal)
             elif topic == topics.MODELS.name:
                 update = decode(payload, ModelUpdate)
-                self._waiting[update.model_name] = update, parse_manifest(update.manifest)
+                manifest = _believed(update)
+                if self._is_newer(update):
+                    self._waiting[update.model_name] = update, manifest
             else:
                 change = decode(payload, ThresholdUpdate)
+                _check_thresholds(change)
                 known = self._thresholds.get(change.target)
                 if known is None or change.version > known.version:
                     self._thresholds[change.target] = change
             self._load_waiting()
-        except (DecodeError, ModelError) as refusal:
+        except (DecodeError, ModelError, UpdateRefused) as refusal:
             self._refuse(topic, refusal)
+
+    def _is_newer(self, update: ModelUpdate) -> bool:
+        """Whether an update replaces what is in force; False where it is what is in force. Raises UpdateRefused."""
+        running = self._scorers.get(update.model_name)
+        waiting = self._waiting.get(update.model_name)
+        where: dict[str, Any] = {"model": update.model_name, "version": update.version}
+        if running is not None:
+            if update.manifest_sha256 == running.package.sha256:
+                return False
+            if update.version <= running.manifest.version:
+                raise UpdateRefused(
+                    "the model is not newer than the one in force", **where, have=running.manifest.version
+                )
+        if waiting is not None and update.version < waiting[0].version:
+            raise UpdateRefused(
+                "the model is older than one that waits for its files", **where, have=waiting[0].version
+            )
+        return True
+
+    def _file(self, sha256: bytes) -> bytes | None:
+        """A file from the topic, or from a package in force that has it in common."""
+        found = self._files.get(sha256)
+        if found is None:
+            for scorer in self._scorers.values():
+                if scorer.half.sha256 == sha256.hex():
+                    return scorer.package.files[scorer.half.file]
+        return found
 
     def _load_waiting(self) -> None:
         loaded = []
         for name, (update, manifest) in list(self._waiting.items()):
-            data = self._files.get(bytes.fromhex(manifest.heavy.sha256))
+            data = self._file(bytes.fromhex(manifest.heavy.sha256))
             if data is None:
                 continue
             del self._waiting[name]
@@ -122,22 +162,58 @@ class Shelves:
                 log.info("heavy model in force: %s version %d", name, manifest.version)
             except ModelError as refusal:
                 self._refuse(topics.MODELS.name, refusal)
-            loaded += [manifest.heavy, manifest.edge]
-        for half in loaded:
-            self._files.drop(bytes.fromhex(half.sha256))
+            loaded += [manifest.heavy.sha256, manifest.edge.sha256]
+        wanted = {manifest.heavy.sha256 for _, manifest in self._waiting.values()}
+        for sha256 in set(loaded) - wanted:
+            self._files.drop(bytes.fromhex(sha256))
 
     def _refuse(self, topic: str, refusal: TidegateError) -> None:
         log.warning("refused a message of %s, what was in force stays: %s", topic, refusal)
         self.refused = [*self.refused[-99:], f"{topic}: {refusal}"]
 
 
+def _believed(update: ModelUpdate) -> Manifest:
+    """Manifest of an update. Raises UpdateRefused or ModelError: it is not what the update says."""
+    where: dict[str, Any] = {"model": update.model_name, "version": update.version}
+    got = hashlib.sha256(update.manifest).digest()
+    if got != update.manifest_sha256:
+        want = update.manifest_sha256.hex()
+        raise UpdateRefused("the manifest is not the one that was announced", **where, want=want, got=got.hex())
+    manifest = parse_manifest(update.manifest)
+    if (manifest.name, manifest.version, manifest.cohort) != (update.model_name, update.version, update.cohort):
+        says = f"{manifest.name} {manifest.version} for {manifest.cohort}"
+        raise UpdateRefused("the manifest says something else than its update", **where, manifest=says)
+    return manifest
+
+
+def _check_thresholds(change: ThresholdUpdate) -> None:
+    """Raises UpdateRefused: no edge would obey it, or none could obey a later one."""
+    where: dict[str, Any] = {"target": change.target, "version": change.version}
+    try:
+        Levels(escalate_at=change.escalate_at, raise_at=change.raise_at, clear_at=change.clear_at)
+    except ValueError:
+        raise UpdateRefused(
+            "thresholds must be finite and satisfy clear_at <= escalate_at <= raise_at",
+            **where,
+            clear_at=change.clear_at,
+            escalate_at=change.escalate_at,
+            raise_at=change.raise_at,
+        ) from None
+    if change.version > MAX_VERSION:
+        raise UpdateRefused("the version leaves no room for newer ones", **where, max_version=MAX_VERSION)
+
+
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """What a watcher connects to. Travels to workers inside DoFns."""
+    """What a watcher connects to. Travels to workers inside DoFns.
+
+    `client`: JSON object of further settings of the Kafka client, such as security_protocol.
+    """
 
     bootstrap_servers: str
     topic_prefix: str = ""
     ready_timeout_s: float = 60.0
+    client: str = "{}"
 
 
 class Watcher:
@@ -148,6 +224,7 @@ class Watcher:
         self._shelves = Shelves()
         self._ready = threading.Event()
         self._stop = threading.Event()
+        self._problem = "no answer yet"
         self._thread = threading.Thread(target=self._follow, name="feedback-watcher", daemon=True)
         self._thread.start()
 
@@ -161,6 +238,7 @@ class Watcher:
                 "the feedback topics could not be read",
                 bootstrap_servers=self._settings.bootstrap_servers,
                 waited_s=self._settings.ready_timeout_s,
+                cause=self._problem,
                 fix="is the broker up and are the topics created? `tidegate status` tells",
             )
         return self._shelves
@@ -175,11 +253,17 @@ class Watcher:
             try:
                 self._follow_once()
             except KafkaError as cause:  # the client reconnects by itself; what gets here is worth a new client
-                log.warning("feedback watcher lost the broker (%s); trying again", cause)
+                self._problem = f"{type(cause).__name__}: {cause}"
+                log.warning("feedback watcher lost the broker (%s); trying again", self._problem)
+                self._stop.wait(1.0)
+            except Exception as cause:  # the thread's boundary: without it a defect would look like a silent broker
+                self._problem = f"{type(cause).__name__}: {cause}"
+                log.exception("feedback watcher failed; starting again")
                 self._stop.wait(1.0)
 
     def _follow_once(self) -> None:
         consumer = KafkaConsumer(
+            **json.loads(self._settings.client),
             bootstrap_servers=self._settings.bootstrap_servers,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -194,12 +278,23 @@ class Watcher:
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)
             ends = consumer.end_offsets(partitions)
+
+            def read_all(some: Iterable[TopicPartition]) -> bool:
+                return all(consumer.position(p) >= ends[p] for p in some)
+
+            # Updates first, and then the files: so that each file is used as soon as it is whole, and room is needed
+            # for one of them instead of for everything that was ever published.
+            files = [p for p in partitions if names[p.topic] == topics.ARTIFACTS.name]
+            updates = [p for p in partitions if p not in files]
+            consumer.pause(*files)
             while not self._stop.is_set():
                 for partition, messages in consumer.poll(timeout_ms=200).items():
                     for message in messages:
                         if message.value is not None:
                             self._shelves.take(names[partition.topic], message.value)
-                if not self._ready.is_set() and all(consumer.position(p) >= ends[p] for p in partitions):
+                if consumer.paused() and read_all(updates):
+                    consumer.resume(*files)
+                if not self._ready.is_set() and read_all(partitions):
                     self._ready.set()
         finally:
             consumer.close()
@@ -209,6 +304,7 @@ class Watcher:
             found = {name: consumer.partitions_for_topic(name) for name in names}
             if all(found.values()):
                 return [TopicPartition(name, p) for name in names for p in sorted(found[name])]
+            self._problem = f"no topic {', '.join(name for name, known in found.items() if not known)}"
             time.sleep(0.2)
         return []
 

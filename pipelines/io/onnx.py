@@ -26,6 +26,7 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
+    "tensor(string)": "object",
 }
 
 
@@ -102,18 +103,14 @@ class OnnxModelHandler(ModelHandler[Example, PredictionResult, LoadedModel]):
     ) -> Iterable[PredictionResult]:
         """One call of the runtime for the whole batch. Raises ModelError."""
         runtime = model.runtime
-        feeds = {}
-        for tensor in runtime.inputs:
-            missing = [i for i, example in enumerate(batch) if tensor.name not in example]
-            if missing:
-                raise ModelError("an example lacks an input of the model", input=tensor.name, example=missing[0])
-            columns = [np.asarray(example[tensor.name], tensor.dtype) for example in batch]
-            feeds[tensor.name] = columns[0] if tensor.shape == () else np.stack(columns)
+        feeds = {tensor.name: _column(tensor, batch) for tensor in runtime.inputs}
         names = [tensor.name for tensor in runtime.outputs]
-        values = runtime.run(names, feeds)
+        columns = [
+            _per_example(name, value, len(batch)) for name, value in zip(names, runtime.run(names, feeds), strict=True)
+        ]
         model_id = f"{model.uri}@sha256:{runtime.sha256.hex()}"
         for i, example in enumerate(batch):
-            yield PredictionResult(example, {n: v[i] for n, v in zip(names, values, strict=True)}, model_id)
+            yield PredictionResult(example, {n: c[i] for n, c in zip(names, columns, strict=True)}, model_id)
 
     def get_num_bytes(self, batch: Sequence[Example]) -> int:
         """Bytes of all inputs of the batch."""
@@ -126,3 +123,37 @@ class OnnxModelHandler(ModelHandler[Example, PredictionResult, LoadedModel]):
     def get_metrics_namespace(self) -> str:
         """Namespace of RunInference's metrics."""
         return "tidegate.onnx"
+
+
+def _column(tensor: Tensor, batch: Sequence[Example]) -> npt.NDArray[Any]:
+    """One input of all examples, with the batch dimension in front; a scalar has none."""
+    missing = [i for i, example in enumerate(batch) if tensor.name not in example]
+    if missing:
+        raise ModelError(
+            "an example lacks an input of the model",
+            input=tensor.name,
+            example=missing[0],
+            got=sorted(batch[missing[0]]),
+        )
+    try:
+        values = [np.asarray(example[tensor.name], tensor.dtype) for example in batch]
+        if tensor.shape != ():
+            return np.stack(values)
+    except (ValueError, TypeError) as cause:
+        raise ModelError(f"the examples do not fit an input of the model: {cause}", input=tensor.name) from None
+    if any(not np.array_equal(value, values[0]) for value in values):
+        raise ModelError(
+            "a scalar input must be the same for the whole batch",
+            input=tensor.name,
+            fix="set max_batch_size=1, or give the model an input with a batch dimension",
+        )
+    return values[0]
+
+
+def _per_example(name: str, value: Any, examples: int) -> Sequence[Any]:
+    """One output as a sequence over the examples; what is said once of all is said of each."""
+    if np.ndim(value) == 0:
+        return [value] * examples
+    if len(value) != examples:
+        raise ModelError("an output has no batch dimension", output=name, entries=len(value), examples=examples)
+    return value  # type: ignore[no-any-return]

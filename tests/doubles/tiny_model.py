@@ -1,6 +1,6 @@
 """A real, tiny model package whose scores can be told by hand: the mean over channels of the window's mean and max.
 
-edge score  = gain * mean over channels of mean(x)         heavy score = mean over channels of max(x)
+edge score  = gain * mean over channels of mean(x)         heavy score = heavy_gain * mean over channels of max(x)
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,8 +30,7 @@ def linear_model(features: int, weight: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def write_package(
-    folder: Path,
+def package_files(
     *,
     name: str = "tiny",
     version: int = 1,
@@ -38,15 +38,16 @@ def write_package(
     channels: int = 2,
     window_readings: int = 8,
     gain: float = 1.0,
+    heavy_gain: float = 1.0,
     heavy_threshold: float = 2.0,
-) -> Path:
-    """Write a package and return its folder. escalate_at 1, raise_at 2, clear_at 0.5, bounds 0.1..10."""
-    folder.mkdir(parents=True, exist_ok=True)
+) -> dict[str, bytes]:
+    """The files of a package by name. escalate_at 1, raise_at 2, clear_at 0.5, bounds 0.1..10."""
     halves = {}
+    files = {}
     window = np.ones((window_readings, channels))
-    for which, statistic, weight in (("edge", "mean", gain / channels), ("heavy", "max", 1.0 / channels)):
-        data = linear_model(channels, weight)
-        (folder / f"{which}.onnx").write_bytes(data)
+    for which, statistic, weight in (("edge", "mean", gain), ("heavy", "max", heavy_gain)):
+        data = linear_model(channels, weight / channels)
+        files[f"{which}.onnx"] = data
         halves[which] = {
             "file": f"{which}.onnx",
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -56,7 +57,7 @@ def write_package(
             "statistics": [statistic],
             "output": "score",
             "threshold": heavy_threshold if which == "heavy" else None,
-            "self_test": {"windows": [window.tolist()], "scores": [gain if which == "edge" else 1.0]},
+            "self_test": {"windows": [window.tolist()], "scores": [weight]},
         }
     manifest = {
         "format": "tidegate-model/1",
@@ -70,5 +71,17 @@ def write_package(
         "bounds": {"low": 0.1, "high": 10.0},
         **halves,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return files | {"manifest.json": json.dumps(manifest, indent=1).encode()}
+
+
+def manifest_bytes(**changes: Any) -> bytes:
+    """The manifest of a package."""
+    return package_files(**changes)["manifest.json"]
+
+
+def write_package(folder: Path, **changes: Any) -> Path:
+    """Write a package and return its folder; see package_files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in package_files(**changes).items():
+        (folder / name).write_bytes(data)
     return folder
