@@ -113,9 +113,10 @@ def held_out(starts: npt.NDArray[np.int64], readings: int, rows: int) -> tuple[F
     The recording is cut into 16 parts; every fourth is held out. Windows that reach from one kind into the other are
     for neither, so no reading is in both.
     """
-    last_rows = starts + readings - 1
-    first, last = (np.asarray(at * 16 // max(rows, 1) % 4 == 3) for at in (starts, last_rows))
-    return ~first & ~last, first & last
+    held = np.arange(rows) * 16 // max(rows, 1) % 4 == 3
+    before = np.concatenate([[0], np.cumsum(held)])
+    inside = before[starts + readings] - before[starts]
+    return np.asarray(inside == 0), np.asarray(inside == readings)
 
 
 def scaling_of(groups: Sequence[Floats]) -> tuple[Scaling, list[Scaling]]:
