@@ -106,16 +106,22 @@ class _Publish(beam.DoFn):
         self, window: IntervalWindow = beam.DoFn.WindowParam, total: Any = beam.DoFn.StateParam(SUM)
     ) -> Iterator[Batch]:
         """The watermark passed the end of the window."""
+        yield from self._unpublished(window, total)
+
+    @on_timer(OVER)
+    def forget(
+        self, window: IntervalWindow = beam.DoFn.WindowParam, total: Any = beam.DoFn.StateParam(SUM)
+    ) -> Iterator[Batch]:
+        """Nothing can correct the window any more. Both timers may be due at once, and then in either order."""
+        yield from self._unpublished(window, total)
+        total.clear()
+
+    def _unpublished(self, window: IntervalWindow, total: Any) -> Iterator[Batch]:
         saved = total.read()
         if saved and saved[0] == 0:
             total.write(b"\1" + saved[1:])
             self._published.inc()
             yield self._batch(Fleet.from_bytes(saved[1:]), window)
-
-    @on_timer(OVER)
-    def forget(self, total: Any = beam.DoFn.StateParam(SUM)) -> None:
-        """Nothing can correct the window any more."""
-        total.clear()
 
     def _batch(self, fleet: Fleet, window: IntervalWindow) -> Batch:
         start_us, end_us = window.start.micros, window.end.micros
