@@ -82,21 +82,23 @@ def fetch_kafka(run: Runner) -> None:
     shutil.rmtree(TOOLS / "m2", ignore_errors=True)  # the jars are copied
 
 
+#: -trimpath keeps this machine's paths out of the program, -s -w the debug tables that nobody reads, -modcacherw lets
+#: the downloads be removed again.
+_GO_INSTALL = ("install", "-trimpath", "-modcacherw", "-ldflags=-s -w")
+
+
 def prism_stamp() -> str:
-    """Which Prism was built."""
-    return _digest(versions.beam().encode())
+    """Which Prism was built, and how."""
+    return _digest(versions.beam().encode(), " ".join(_GO_INSTALL).encode())
 
 
 def build_prism(run: Runner) -> None:
     """The Prism program in `.tools/bin`, built by Go at the version of the pinned apache-beam."""
     go = toolchain.find(toolchain.GO)
     module = f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{versions.beam()}"
-    # -trimpath keeps this machine's paths out of the program, -modcacherw lets `rm -rf .tools` work.
-    run(
-        f"building Prism {versions.beam()}",
-        [go.path, "install", "-trimpath", "-modcacherw", module],
-        contained.for_go(os.environ),
-    )
+    # Without cgo the result does not depend on whether the machine has a C compiler.
+    environ = {**contained.for_go(os.environ), "CGO_ENABLED": "0"}
+    run(f"building Prism {versions.beam()}", [go.path, *_GO_INSTALL, module], environ)
     shutil.rmtree(TOOLS / "go", ignore_errors=True)  # 1 GB of sources and objects that nothing reads again
 
 

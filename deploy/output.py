@@ -34,8 +34,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(key)), style=_STYLES.get(str(row.get(key)), "")) for key in columns))
-    width = None if sys.stdout.isatty() else 10_000
-    Console(highlight=False, width=width, no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False, no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+        return
+    console = Console(highlight=False, width=10_000, force_terminal=False)
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def note(line: str) -> None:

@@ -86,7 +86,7 @@ def test_up_status_topics_tail_and_down(tidegate: Command, tmp_path: Path) -> No
     until(
         lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "end of the broker"
     )
-    tidegate("status", expect=69)
+    tidegate("status", "-b", address, expect=69)
 
     # The data outlived it, and a broker that was killed is no obstacle.
     second = json.loads(tidegate("up", "-o", "json").stdout)
