@@ -55,6 +55,7 @@ class Feed:
         self._failure: TidegateError | None = None
         self._stop = threading.Event()
         self._consumer: KafkaConsumer | None = None
+        self._asker: KafkaConsumer | None = None
         self._begun_s = self._away_since_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"feed-{'+'.join(config.topics)}", daemon=True)
 
@@ -119,8 +120,9 @@ class Feed:
             except Exception as cause:
                 log.exception("the Kafka feed hit an unexpected error")
                 self._fail(TidegateError(f"the Kafka feed failed: {type(cause).__name__}: {cause}"))
-        if self._consumer is not None:
-            self._consumer.close(autocommit=False, timeout_ms=1_000)
+        for used in (self._consumer, self._asker):
+            if used is not None:
+                used.close(autocommit=False, timeout_ms=1_000)
 
     def _try(self, step: Any, *args: Any) -> None:
         try:
@@ -246,15 +248,16 @@ class Feed:
         ]
         if not silent:
             return
+        if self._asker is None:
+            # Records of an open transaction are unread too, but to a read_committed consumer the log ends before them.
+            self._asker = self._config.consumer(isolation_level="read_uncommitted", group_id=None)
         asked_at_us = time.time_ns() // 1000  # before asking: the answer speaks for an earlier moment, never a later
-        ends = consumer.end_offsets(silent, timeout_ms=REQUEST_MS)
+        ends = self._asker.end_offsets(silent, timeout_ms=REQUEST_MS)
         self._is_back()
         with self._lock:
             for tp in silent:
-                # The end is where open transactions begin; the high watermark, where it is known, lies behind them.
-                end = max(ends[tp], consumer.highwater(tp) or 0)
                 position = consumer.position(tp, timeout_ms=0)
-                if position is not None and position >= end:
+                if position is not None and position >= ends[tp]:
                     self._buffers[Partition(*tp)].nothing_unread(position, asked_at_us)
 
     def _jump(self, asked: Mapping[TopicPartition, int]) -> None:

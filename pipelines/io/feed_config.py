@@ -59,10 +59,10 @@ class FeedConfig:
         if taken := sorted(set(self.client) & {*FIXED, "group_id", "bootstrap_servers"}):
             raise ConfigError("settings of the consumer that the source decides by itself", settings=taken)
 
-    def consumer(self) -> KafkaConsumer:
+    def consumer(self, **extra: Any) -> KafkaConsumer:
         """A consumer with our settings. Raises KafkaError: the broker is not there."""
         mine = {"bootstrap_servers": self.bootstrap_servers, "group_id": self.group_id}
-        return KafkaConsumer(**{**DEFAULTS, **self.client, **FIXED, **mine})
+        return KafkaConsumer(**{**DEFAULTS, **self.client, **FIXED, **mine, **extra})
 
 
 class Start(NamedTuple):

@@ -1,7 +1,7 @@
 """The Kafka source on Prism under a steady load, and from a backlog; prints one JSON line per run.
 
-    python -m tests.bench.source_live --libs JARS --prism BIN --seconds 60 --rate 1000
-    python -m tests.bench.source_live --libs JARS --prism BIN --backlog 60000
+    python -m tests.bench.source_live --seconds 60 --rate 1000 --dedupe
+    python -m tests.bench.source_live --backlog 60000
 
 Latency is from the producer's call to the broker's append time of the record that the sink wrote.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,10 @@ from typing import Any
 
 import psutil
 
-from tests.e2e.source_rig import Job, LocalBroker, Reader, percentile, producer, wait_until
+from deploy import paths
+from deploy.broker import Broker
+from tests.e2e.source_rig import Job, Reader, new_topic, percentile, producer
+from tests.wait import until
 
 
 def load(bootstrap: str, topic: str, partitions: int, rate: float, seconds: float, size: int, first: int = 0) -> int:
@@ -75,8 +79,6 @@ class Meter(threading.Thread):
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--libs", type=Path, required=True)
-    parser.add_argument("--prism", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=float, default=1000)
     parser.add_argument("--size", type=int, default=2000)
@@ -84,18 +86,22 @@ def main() -> int:
     parser.add_argument("--backlog", type=int, default=0)
     parser.add_argument("--idle", type=float, default=0)
     args, extra = parser.parse_known_args()
-    broker = LocalBroker(args.libs)
-    try:
-        topic, out, win = broker.topics("in", args.partitions), broker.topics("out"), broker.topics("win")
+    with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
+        servers = broker.bootstrap_servers
+        topic, out, win = (
+            new_topic(servers, "in", args.partitions),
+            new_topic(servers, "out"),
+            new_topic(servers, "win"),
+        )
         total = 0
         if args.backlog:
             total = load(broker.bootstrap_servers, topic, args.partitions, 1e9, args.backlog / 1e9, args.size)
         job = Job(
-            args.prism, f"--bootstrap={broker.bootstrap_servers}", f"--topics={topic}", f"--out={out}",
+            paths.prism(), f"--bootstrap={broker.bootstrap_servers}", f"--topics={topic}", f"--out={out}",
             f"--windows={win}", "--group=bench", *extra,
         )  # fmt: skip
         try:
-            wait_until("running", lambda: job.says("reading"), 60)
+            until(lambda: job.says("reading"), "the job reads", within_s=60)
             warm = 0
             if not args.backlog:
                 warm = load(broker.bootstrap_servers, topic, args.partitions, 100, 2, args.size)
@@ -122,11 +128,19 @@ def main() -> int:
             late = sum(json.loads(w.value).get("late", 0) for w in windows.records)
             latency = [r.timestamp / 1000 - int(r.value.split()[3]) / 1e6 for r in records[warm:]] or [0.0]
             report |= {
-                "args": extra, "partitions": args.partitions, "sent": total + warm, "out": len(reader.records),
-                "distinct": len(distinct), "p50": round(percentile(latency, 0.5), 4), "p99": round(percentile(latency, 0.99), 4),
-                "max": round(max(latency), 3), "windowed": in_windows(windows.records), "late": late,
-                "window_lag_p50": round(percentile(lag, 0.5), 3) if lag else None, "wall_s": round(time.monotonic() - begun, 1),
-            }  # fmt: skip
+                "args": extra,
+                "partitions": args.partitions,
+                "sent": total + warm,
+                "out": len(reader.records),
+                "distinct": len(distinct),
+                "p50": round(percentile(latency, 0.5), 4),
+                "p99": round(percentile(latency, 0.99), 4),
+                "max": round(max(latency), 3),
+                "windowed": in_windows(windows.records),
+                "late": late,
+                "window_lag_p50": round(percentile(lag, 0.5), 3) if lag else None,
+                "wall_s": round(time.monotonic() - begun, 1),
+            }
             if args.backlog:
                 report["records_per_s"] = round(total / (took / 1000))
             report["exit"] = job.stop()
@@ -138,8 +152,6 @@ def main() -> int:
             raise
         finally:
             job.kill()
-    finally:
-        broker.close()
     return 0
 
 

@@ -14,24 +14,17 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from tests.e2e.source_rig import Job, LocalBroker, Reader, create_topic, producer, wait_until
+from deploy.broker import Broker
+from tests.e2e.source_rig import Job, Reader, create_topic, new_topic, producer
+from tests.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.prism, pytest.mark.timeout(120)]
-
-LIBS, PRISM = Path(os.environ.get("RIG_LIBS", ".tools/kafka")), Path(os.environ.get("RIG_PRISM", ".tools/bin/prism"))
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[LocalBroker]:
-    it = LocalBroker(LIBS)
-    yield it
-    it.close()
 
 
 class Sender:
     """Sends records of the rig's form and remembers them."""
 
-    def __init__(self, broker: LocalBroker, topic: str) -> None:
+    def __init__(self, broker: Broker, topic: str) -> None:
         self._out = producer(broker.bootstrap_servers)
         self.topic, self.sent, self._seq = topic, [], Counter()  # type: list[tuple[str, int, int]]
 
@@ -64,9 +57,11 @@ class Sender:
 class Rig:
     """Topics, a job and readers of its outputs."""
 
-    def __init__(self, broker: LocalBroker, partitions: int = 1) -> None:
-        self.broker = broker
-        self.topic, self.out, self.win = broker.topics("in", partitions), broker.topics("out"), broker.topics("win")
+    def __init__(self, broker: Broker, prism: Path, partitions: int = 1) -> None:
+        self.broker, self._prism = broker, prism
+        servers = broker.bootstrap_servers
+        self.topic = new_topic(servers, "in", partitions)
+        self.out, self.win = new_topic(servers, "out"), new_topic(servers, "win")
         self.group = self.topic.replace("in-", "group-")
         self.sender = Sender(broker, self.topic)
         self.reader, self.windows = (
@@ -78,12 +73,12 @@ class Rig:
 
     def start(self, *args: str, wait: bool = True) -> Job:
         job = Job(
-            PRISM, f"--bootstrap={self.broker.bootstrap_servers}", f"--topics={self.topic}", f"--out={self.out}",
+            self._prism, f"--bootstrap={self.broker.bootstrap_servers}", f"--topics={self.topic}", f"--out={self.out}",
             f"--windows={self.win}", f"--group={self.group}", *args,
         )  # fmt: skip
         self.jobs.append(job)
         if wait:
-            wait_until("job reads", lambda: job.says("reading"), 40)
+            until(lambda: job.says("reading"), "job reads", within_s=40)
         return job
 
     def came_out(self, timeout_s: float = 30) -> list[tuple[str, int]]:
@@ -133,17 +128,12 @@ def json_of(record: Any) -> dict[str, int]:
 
 
 @pytest.fixture
-def rig(broker: LocalBroker, request: pytest.FixtureRequest) -> Iterator[Rig]:
-    it = Rig(broker, getattr(request, "param", 1))
-    try:
-        yield it
-    except BaseException:
-        raise
-    finally:
-        if request.session.testsfailed:
-            for job in it.jobs:
-                print("--- job log ---\n" + job.tail())
-        it.close()
+def rig(broker: Broker, prism: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    it = Rig(broker, prism, getattr(request, "param", 1))
+    yield it
+    for job in it.jobs:  # pytest shows this when the test failed
+        print("--- job log ---\n" + job.tail())
+    it.close()
 
 
 @pytest.mark.parametrize("rig", [3], indirect=True)
@@ -194,14 +184,13 @@ def test_a_clock_far_in_the_future_does_not_make_others_late(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", [2], indirect=True)
-def test_a_broker_restart_loses_nothing_and_makes_nothing_late(rig: Rig, broker: LocalBroker) -> None:
+def test_a_broker_restart_loses_nothing_and_makes_nothing_late(rig: Rig, broker: Broker) -> None:
     job = rig.start("--dedupe")
-    rig.sender.live(2, 200, [0, 1])
-    loader = threading.Thread(target=rig.sender.live, args=(6, 200, [0, 1]))
+    loader = threading.Thread(target=rig.sender.live, args=(5, 200, [0, 1]))
     loader.start()
-    time.sleep(1)
-    broker.stop()
     time.sleep(2)
+    broker.kill()
+    time.sleep(1)
     broker.start()
     loader.join()
     out = rig.came_out()
@@ -221,7 +210,7 @@ def test_kill_minus_nine_and_restart_lose_no_record_and_no_part_of_a_window(rig:
     time.sleep(3.3)
     if victim == "prism":
         os.kill(job.prism_pid(), 9)
-        wait_until("the driver notices", lambda: job.process.poll() is not None, 15)
+        until(lambda: job.process.poll() is not None, "the driver notices", within_s=15)
         assert job.process.returncode != 0
     job.kill()
     rig.start("--dedupe")
@@ -250,7 +239,7 @@ def test_a_duplicate_of_what_an_earlier_run_committed_is_still_dropped(rig: Rig)
     job = rig.start("--dedupe")
     rig.sender.live(1, 100, [0])
     rig.came_out()
-    wait_until("committed", lambda: (rig.committed()[0] or 0) > 0)
+    until(lambda: (rig.committed()[0] or 0) > 0, "committed")
     assert job.stop() == 0
     for device, seq, at in rig.sender.sent[-20:]:
         rig.sender.send(0, at, device, seq)
@@ -260,12 +249,12 @@ def test_a_duplicate_of_what_an_earlier_run_committed_is_still_dropped(rig: Rig)
     assert len(out) == len(set(out))
 
 
-def test_a_topic_that_is_missing_at_start_is_waited_for(broker: LocalBroker) -> None:
-    rig = Rig(broker)
+def test_a_topic_that_is_missing_at_start_is_waited_for(broker: Broker, prism: Path) -> None:
+    rig = Rig(broker, prism)
     rig.topic = rig.sender.topic = rig.topic + "-later"
     try:
         job = rig.start(wait=False)
-        wait_until("says so", lambda: job.says("topics are missing"), 40)
+        until(lambda: job.says("topics are missing"), "says so", within_s=40)
         create_topic(broker.bootstrap_servers, rig.topic)
         rig.sender.live(1, 50, [0])
         rig.came_out()
@@ -273,15 +262,13 @@ def test_a_topic_that_is_missing_at_start_is_waited_for(broker: LocalBroker) -> 
         rig.close()
 
 
-def test_a_broker_that_never_comes_ends_the_run_with_a_sentence_after_the_deadline(broker: LocalBroker) -> None:
-    rig = Rig(broker)
+def test_a_broker_that_never_comes_ends_the_run_with_a_sentence_after_the_deadline(rig: Rig, prism: Path) -> None:
     job = Job(
-        PRISM, "--bootstrap=127.0.0.1:9", f"--topics={rig.topic}", f"--out={rig.out}", "--deadline=2", "--group=g"
+        prism, "--bootstrap=127.0.0.1:9", f"--topics={rig.topic}", f"--out={rig.out}", "--deadline=2", "--group=g"
     )
     try:
-        wait_until("the job ends", lambda: job.process.poll() is not None, 40)
+        until(lambda: job.process.poll() is not None, "the job ends", within_s=40)
         assert job.process.returncode != 0
         assert "found no way to start within 2 s" in job.tail(20_000)
     finally:
         job.kill()
-        rig.close()

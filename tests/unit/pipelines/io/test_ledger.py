@@ -126,7 +126,9 @@ def test_what_was_not_worth_handing_on_is_answered_by_everyone_at_once() -> None
     assert ledger.commits()[P].offset == 5
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"v":2,"p":1,"h":{}}', '{"v":1}', '{"v":1,"p":"x","h":{}}', "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"v":2,"p":1,"h":{}}', '{"v":1}', '{"v":1,"p":"x","h":{}}', "[" * 9999]
+)
 def test_a_note_of_somebody_else_is_refused(text: str) -> None:
     with pytest.raises(DecodeError):
         CommitNote.parse(text)
