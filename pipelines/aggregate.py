@@ -3,11 +3,14 @@
 Two steps. `Sum` adds up a chunk's aggregates per window, so that what crosses the shuffle is one element per chunk,
 cohort and window. `Publish` keeps the sum of each window in state, writes it when the watermark passes the window's
 end, and writes it again, larger, for everything that comes later until the allowed lateness is over. What it writes is
-always the whole window: a reader replaces by cohort and window_start and never has to add.
+always the whole window: a reader replaces by cohort and window_start and never has to add. `Split` has refused what is
+too late by the time of its chunk; what became too late on the way here is counted, and begins no window anew.
 """
 
 from __future__ import annotations
 
+import struct
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +20,8 @@ from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
-from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue
-from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.elements import Lanes
 from pipelines.fleet import Fleet, add_up
@@ -27,9 +30,17 @@ from pipelines.io.chunk import Batch, Outgoing, WindowAck
 from pipelines.split import FLEET_LANE, WindowRule
 from schemas.codec import encode
 
+#: Step -> latest end of a window that is over in this process, us: a runner need not tell that an element is late.
+_OVER: dict[str, int] = {}
+
 
 class FleetWindows(beam.PTransform):
-    """Lanes -> encoded FleetWindows. `flow` names the source whose ledger counts the contributions."""
+    """Lanes -> encoded FleetWindows. `flow` names the source whose ledger counts the contributions.
+
+    The window is part of the key, and timers end it; Beam's own windows are not used. Prism clears windowed state as
+    soon as the watermark passes the window's end, whatever the allowed lateness, so a correction would hold the late
+    part alone.
+    """
 
     def __init__(self, rule: WindowRule, flow: str = "") -> None:
         super().__init__()
@@ -37,13 +48,15 @@ class FleetWindows(beam.PTransform):
 
     def expand(self, lanes: beam.PCollection[Lanes]) -> beam.PCollection[Batch]:
         """See the module."""
-        size_s, late_s = self._rule.size_us / 1e6, self._rule.lateness_us / 1e6
         return (
             lanes
             | "Sum" >> beam.ParDo(_Sum(self._rule)).with_output_types(tuple[bytes, bytes])
-            | "Window" >> beam.WindowInto(FixedWindows(size_s), allowed_lateness=Duration.of(late_s))
             | "Publish" >> beam.ParDo(_Publish(self._rule, self._flow)).with_output_types(Batch)
         )
+
+
+#: In front of a key: the window's start, us.
+_START = struct.Struct(">q")
 
 
 class _Sum(beam.DoFn):
@@ -63,7 +76,7 @@ class _Sum(beam.DoFn):
             parts = [(start + self._rule.size_us, key, first[key, start]) for key, start in groups]
             flow.ledger.contribute(FLEET_LANE, lanes.receipt, parts)
         for (key, start), group in groups.items():
-            yield TimestampedValue((key, add_up(group).to_bytes()), Timestamp(micros=start))
+            yield TimestampedValue((_START.pack(start) + key, add_up(group).to_bytes()), Timestamp(micros=start))
 
 
 class _Publish(beam.DoFn):
@@ -74,57 +87,67 @@ class _Publish(beam.DoFn):
     OVER = TimerSpec("over", TimeDomain.WATERMARK)
 
     def __init__(self, rule: WindowRule, flow: str) -> None:
-        self._rule, self._flow = rule, flow
+        self._rule, self._flow, self._step = rule, flow, uuid.uuid4().hex
         self._published = Metrics.counter("tidegate.fleet", "windows")
         self._corrected = Metrics.counter("tidegate.fleet", "corrections")
+        self._too_late = Metrics.counter("tidegate.fleet", "too_late")
+        self._too_late = Metrics.counter("tidegate.fleet", "too_late")
+        self._step = uuid.uuid4().hex
 
     def process(
         self,
         element: tuple[bytes, bytes],
-        window: IntervalWindow = beam.DoFn.WindowParam,
         total: Any = beam.DoFn.StateParam(SUM),
         due: Any = beam.DoFn.TimerParam(DUE),
         over: Any = beam.DoFn.TimerParam(OVER),
     ) -> Iterator[Batch]:
         """Add a contribution; publish at once when the window was published before."""
-        _, part = element
+        key, part = element
         saved = total.read()
-        late = bool(saved) and saved[0] == 1
+        published = bool(saved) and saved[0] == 1
         fleet = Fleet.from_bytes(part)
+        end_us = self._end(key)
+        if not saved and end_us <= _OVER.get(self._step, 0):
+            self._too_late.inc(fleet.records)
+            yield Batch([], windows=self._acks(fleet, end_us, cumulative=False))
+            return
         if saved:
             fleet = Fleet.from_bytes(saved[1:]).merge(fleet)
-        total.write((b"\1" if late else b"\0") + fleet.to_bytes())
-        if late:
+        total.write((b"\1" if published else b"\0") + fleet.to_bytes())
+        if published:
             self._corrected.inc()
-            yield self._batch(fleet, window)
-        else:  # at the window's last moment: one microsecond later, at its end, Prism never fires it
-            due.set(window.max_timestamp())
-        over.set(window.max_timestamp() + Duration.of(self._rule.lateness_us / 1e6))
+            yield self._batch(fleet, end_us)
+        else:
+            due.set(Timestamp(micros=end_us))
+        over.set(Timestamp(micros=end_us + self._rule.lateness_us))
 
     @on_timer(DUE)
-    def publish(
-        self, window: IntervalWindow = beam.DoFn.WindowParam, total: Any = beam.DoFn.StateParam(SUM)
-    ) -> Iterator[Batch]:
+    def publish(self, key: Any = beam.DoFn.KeyParam, total: Any = beam.DoFn.StateParam(SUM)) -> Iterator[Batch]:
         """The watermark passed the end of the window."""
-        yield from self._unpublished(window, total)
+        yield from self._unpublished(key, total)
 
     @on_timer(OVER)
-    def forget(
-        self, window: IntervalWindow = beam.DoFn.WindowParam, total: Any = beam.DoFn.StateParam(SUM)
-    ) -> Iterator[Batch]:
+    def forget(self, key: Any = beam.DoFn.KeyParam, total: Any = beam.DoFn.StateParam(SUM)) -> Iterator[Batch]:
         """Nothing can correct the window any more. Both timers may be due at once, and then in either order."""
-        yield from self._unpublished(window, total)
+        yield from self._unpublished(key, total)
         total.clear()
+        _OVER[self._step] = max(self._end(key), _OVER.get(self._step, 0))
 
-    def _unpublished(self, window: IntervalWindow, total: Any) -> Iterator[Batch]:
+    def _unpublished(self, key: bytes, total: Any) -> Iterator[Batch]:
         saved = total.read()
         if saved and saved[0] == 0:
             total.write(b"\1" + saved[1:])
             self._published.inc()
-            yield self._batch(Fleet.from_bytes(saved[1:]), window)
+            yield self._batch(Fleet.from_bytes(saved[1:]), self._end(key))
 
-    def _batch(self, fleet: Fleet, window: IntervalWindow) -> Batch:
-        start_us, end_us = window.start.micros, window.end.micros
-        record = Outgoing(fleet.cohort.encode(), encode(fleet.window(start_us, end_us)))
-        ack = WindowAck(self._flow, FLEET_LANE, end_us, fleet.key, fleet.contributions, cumulative=True)
-        return Batch([record], windows=(ack,) if self._flow else ())
+    def _end(self, key: bytes) -> int:
+        return int(_START.unpack_from(key)[0]) + self._rule.size_us
+
+    def _batch(self, fleet: Fleet, end_us: int) -> Batch:
+        record = Outgoing(fleet.cohort.encode(), encode(fleet.window(end_us - self._rule.size_us, end_us)))
+        return Batch([record], windows=self._acks(fleet, end_us, cumulative=True))
+
+    def _acks(self, fleet: Fleet, end_us: int, *, cumulative: bool) -> tuple[WindowAck, ...]:
+        if not self._flow:
+            return ()
+        return (WindowAck(self._flow, FLEET_LANE, end_us, fleet.key, fleet.contributions, cumulative),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -101,7 +102,7 @@ def test_versions_only_grow_even_when_the_clock_jumps(history: Any) -> None:
         at_us = max(1, at_us + jump_us)
         device.tell(at_us, **seen)
     versions = [update.version for update in device.updates]
-    assert all(a < b for a, b in zip(versions, versions[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(versions))
     assert all(v > 0 for v in versions)
 
 
@@ -167,7 +168,7 @@ def test_a_device_whose_scores_do_not_change_comes_to_rest(
             continue
         if update is not None and update.escalate_at != levels.escalate_at:
             moves.append(1 if update.escalate_at > levels.escalate_at else -1)
-    turns_up = sum((a, b) == (-1, 1) for a, b in zip(moves, moves[1:], strict=False))
+    turns_up = sum((a, b) == (-1, 1) for a, b in itertools.pairwise(moves))
     # Up again only to below what missed too much: with steps of 0.1 of a default of 1 in bounds of 0.1 to 10 that is
     # at most once per level. An oscillation would turn every 30 windows, 100 times here and more.
     assert turns_up <= 5, moves
