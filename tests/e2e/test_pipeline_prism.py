@@ -125,6 +125,25 @@ def test_events_are_decided_windows_merged_failures_kept_and_thresholds_fed_back
     assert len(live.read(topics.DECISIONS, 14)) == 14
 
 
+def test_late_data_writes_the_whole_window_again(live: Live) -> None:
+    now_us = time.time_ns() // 1000
+    window = now_us - now_us % 1_000_000
+    live.send(topics.AGGREGATES, make.aggregate("pump-1", 0, window))
+    (first,) = live.read(topics.FLEET, 1)
+    live.send(topics.AGGREGATES, make.aggregate("pump-1", 1, window))
+    live.send(topics.AGGREGATES, make.aggregate("pump-2", 0, window))
+    written = live.read(topics.FLEET, 2)
+    while written[-1].revision < 3:  # type: ignore[attr-defined]
+        written = live.read(topics.FLEET, len(written) + 1)
+    assert isinstance(first, FleetWindow)
+    newest = written[-1]
+    assert isinstance(newest, FleetWindow)
+    assert (first.revision, first.readings) == (1, 4)
+    assert (newest.window_start, newest.revision, newest.readings) == (window, 3, 12)
+    assert newest.devices == ["pump-1", "pump-2"]
+    assert live.stop() == 0
+
+
 @pytest.mark.parametrize("victim", ["prism", "worker"])
 def test_after_kill_9_the_pipeline_is_back_by_itself_and_every_event_is_decided(live: Live, victim: str) -> None:
     live.send(topics.EVENTS, make.event("pump-1", 0))
