@@ -78,6 +78,7 @@ def write_config(process: EdgeProcess, package: Path, bootstrap_servers: str, to
             f"path = {json.dumps(str(device.live.path))}",
             f'speed = "{speed(device):g}x"',
             'max_pause = "250ms"',
+            "repeat = true",
         ]
     process.config.write_text("\n".join(lines) + "\n")
 
