@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_filters.blocks import Span
 from schemas.records import Floats, Times
 from schemas.sketch import Sketch
 
 #: Values that wait at most for the end of their window before they are sketched: bounds the memory of a long window.
-SKETCH_AT_VALUES = 128 * 1024
-#: Bins (12 bytes each) from which on an aggregate goes out before its window is over, so that it fits into a record.
-MAX_BINS = 9000
+SKETCH_AT_VALUES = 12_000
+#: Bins (2 to 8 bytes each) from which on an aggregate goes out before its window is over, so that it fits a record
+#: even when another SKETCH_AT_VALUES are added, each with a bin of its own.
+MAX_BINS = 16_000
 
 
 class Aggregate(NamedTuple):
@@ -61,13 +63,23 @@ class Aggregator:
         self._window_us = window_us
         self._open: dict[int, _Bucket] = {}
         self._full: list[Aggregate] = []
-        self._sketch_at_rows = max(1, min(SKETCH_AT_VALUES, MAX_BINS * 16) // channels)
+        self._sketch_at_rows = max(1, SKETCH_AT_VALUES // channels)
         self._newest: int | None = None
         self.open_readings = 0
 
-    def add(self, times: Times, values: Floats, now_us: int = 0) -> None:
-        """Take finite rows: int64[n] microseconds and float32[n, channels], n >= 1. `now_us`: when they came."""
-        first, last = int(times.min()) // self._window_us, int(times.max()) // self._window_us
+    def add(self, times: Times, values: Floats, now_us: int = 0, known: Span | None = None) -> None:
+        """Take finite rows.
+
+        Args:
+            times: int64[n], n >= 1, microseconds.
+            values: float32[n, channels].
+            now_us: when they came.
+            known: the span of the times, where the caller has it already.
+        """
+        if known is not None and known.ordered:
+            first, last = known.first // self._window_us, known.last // self._window_us
+        else:
+            first, last = int(times.min()) // self._window_us, int(times.max()) // self._window_us
         if self._newest is None or last > self._newest:
             self._newest = last
         self.open_readings += len(times)
@@ -80,8 +92,10 @@ class Aggregator:
 
     def add_invalid(self, times: Times, now_us: int = 0) -> None:
         """Count rows that were left out, in the windows they belong to."""
-        for time in times.tolist():
-            self._bucket(time // self._window_us, now_us).invalid += 1
+        for number in (times // self._window_us).tolist():
+            self._bucket(number, now_us).invalid += 1
+            if self._newest is None or number > self._newest:
+                self._newest = number
 
     def scored(self, sensed_to_us: int, score: float, escalated: bool, now_us: int = 0) -> None:
         """Count a model window in the aggregate window that it ends in."""

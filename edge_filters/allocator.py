@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from edge_filters.decider import Provisional
-from schemas.ids import chosen_for_audit
+from schemas.ids import Identity, chosen_for_audit
 
 #: Goes into every event, so that it can be told later by which rules a window travelled. Change it with the rules.
 POLICY_VERSION = 1
@@ -30,10 +30,10 @@ class Allocator:
     def __init__(self, audit_rate: float) -> None:
         self.audit_rate = audit_rate
 
-    def allocate(self, event_id: str, provisional: Provisional) -> Lane:
-        """Lane of one window. The same id and decision give the same lane on every run."""
+    def allocate(self, identity: Identity, provisional: Provisional) -> Lane:
+        """Lane of one window. The same identity and decision give the same lane on every run."""
         if provisional.reason:
             return Lane.EVENT
-        if self.audit_rate and chosen_for_audit(event_id, self.audit_rate):
+        if self.audit_rate and chosen_for_audit(identity.event_id, self.audit_rate):
             return Lane.SAMPLE
         return Lane.ANSWER

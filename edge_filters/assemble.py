@@ -14,7 +14,7 @@ from edge_filters.io.files import edge_package
 from edge_filters.io.onnx import OnnxRuntime
 from edge_filters.io.sensors import RecordedSensor, SyntheticSensor, make_sensor
 from edge_filters.ports import Sensor, Store
-from edge_filters.updates import HashTrust, ModelUpdates, Trust, check_window
+from edge_filters.updates import HashTrust, ModelUpdates, Trust
 from schemas.codec import decode, encode
 from schemas.errors import ConfigError, DecodeError, ModelError, TidegateError
 from schemas.manifest import Manifest, Package, check_file, parse_manifest
@@ -35,7 +35,6 @@ class Parts:
 
 def build_scorer(package: Package, make_runtime: MakeRuntime = OnnxRuntime) -> Scorer:
     """Scorer of the edge half. Raises ModelError: it does not load, does not fit, or fails its self-test."""
-    check_window(package.manifest)
     return Scorer(package, "edge", make_runtime(package.files[package.manifest.edge.file]))
 
 

@@ -27,7 +27,7 @@ class Courier:
         self._outbox = outbox
         self._next = {lane: spool.first(lane) for lane in Priority}
         self._away: dict[Priority, deque[tuple[int, Parcel, Any]]] = {lane: deque() for lane in Priority}
-        self._bytes_away = 0
+        self._bytes_away = self._count_away = 0
         self._lost = self._said_lost = False
         self.acked: Counter[bytes] = Counter()
         self.acked_bytes: Counter[bytes] = Counter()
@@ -79,11 +79,12 @@ class Courier:
                     break
 
     def _is_full(self) -> bool:
-        return self._bytes_away >= MAX_BYTES_ON_THE_WAY or sum(map(len, self._away.values())) >= MAX_ON_THE_WAY
+        return self._bytes_away >= MAX_BYTES_ON_THE_WAY or self._count_away >= MAX_ON_THE_WAY
 
     def _send(self, lane: Priority, parcel: Parcel) -> None:
         self._away[lane].append((self._next[lane], parcel, self._outbox.send(parcel)))
         self._next[lane] += 1
+        self._count_away += 1
         self._bytes_away += len(parcel.payload)
 
     def _reap(self, lane: Priority) -> None:
@@ -96,6 +97,7 @@ class Courier:
             if report.delivery is Delivery.PENDING:
                 break
             away.popleft()
+            self._count_away -= 1
             self._bytes_away -= len(parcel.payload)
             if report.delivery is Delivery.LOST and not self._lost:
                 self._lost = True

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge_filters.aggregator import Aggregate
 from edge_filters.allocator import POLICY_VERSION, Allocator, Lane
-from edge_filters.blocks import Block, Window
+from edge_filters.blocks import Block, Span, Window, spans
 from edge_filters.device import Device, Rules, Slot
 from edge_filters.outgoing import FromDevice
 from edge_filters.updates import Candidate
@@ -74,12 +74,14 @@ class Engine:
         notices: list[str] = []
         windows: list[tuple[Device, Window]] = []
         touched: dict[str, Device] = {}
-        for block in blocks:
-            if not len(block.times):
-                continue
+        blocks = [block for block in blocks if len(block.times)]
+        known = spans([block.times for block in blocks]) if blocks else []
+        finite = _all_finite(blocks)
+        for block, block_span in zip(blocks, known, strict=True):
             device = self.devices[block.device_id]
             touched[block.device_id] = device
-            windows += [(device, window) for window in self._sense(device, block, now_us, notices)]
+            for window in self._sense(device, block, block_span, finite, now_us, notices):
+                windows.append((device, window))  # noqa: PERF401  # a list made per block costs more
         records = self._decide(windows, clock, notices)
         for device in touched.values():
             if device.aggregator.has_passed and not device.queued:
@@ -117,7 +119,9 @@ class Engine:
         self._closing.clear()
         return Step(records, notices)
 
-    def _sense(self, device: Device, block: Block, now_us: int, notices: list[str]) -> list[Window]:
+    def _sense(
+        self, device: Device, block: Block, known: Span | None, all_finite: bool, now_us: int, notices: list[str]
+    ) -> list[Window]:
         times, values = block.times, block.values
         counters = device.counters
         counters["readings_sensed"] += len(times)
@@ -125,15 +129,16 @@ class Engine:
         if values.ndim != 2 or values.shape != (len(times), len(device.channels)):
             self._invalid(device, times, f"a block of shape {values.shape} does not fit the channels", now_us, notices)
             return []
-        finite: npt.NDArray[np.bool_] = np.isfinite(values)
-        if not finite.all():
+        if not all_finite:
+            finite: npt.NDArray[np.bool_] = np.isfinite(values)
             rows: npt.NDArray[np.bool_] = np.asarray(finite.all(axis=1))
-            self._invalid(device, times[~rows], _first_place(device, times, finite, rows), now_us, notices)
-            times, values = times[rows], values[rows]
-            if not len(times):
-                return []
-        device.aggregator.add(times, values, now_us)
-        return device.windower.take(times, values, now_us)
+            if not rows.all():
+                self._invalid(device, times[~rows], _first_place(device, times, finite, rows), now_us, notices)
+                times, values, known = times[rows], values[rows], None
+                if not len(times):
+                    return []
+        device.aggregator.add(times, values, now_us, known)
+        return device.windower.take(times, values, now_us, known)
 
     def _invalid(self, device: Device, times: Times, sentence: str, now_us: int, notices: list[str]) -> None:
         device.counters["readings_invalid"] += len(times)
@@ -159,8 +164,7 @@ class Engine:
             counters["windows_scored"] += 1
             in_force = device.thresholds.at(now_us)
             provisional = device.decider.decide(score, in_force.levels)
-            identity = Identity(device.device_id, device.boot_epoch, seq)
-            lane = self._allocator.allocate(identity.event_id, provisional)
+            lane = self._allocator.allocate(Identity(device.device_id, device.boot_epoch, seq), provisional)
             sensed_to = int(window.times[-1])
             device.aggregator.scored(sensed_to, score, lane is Lane.EVENT, now_us)
             if lane is not Lane.EVENT:
@@ -234,7 +238,8 @@ class Engine:
         self, windows: list[tuple[Device, Window]], batch: list[int], notices: list[str]
     ) -> Sequence[float | None]:
         scorer = windows[batch[0]][0].slot.scorer
-        stacked: Floats = np.stack([windows[at][1].values for at in batch])
+        rows: Floats = np.concatenate([windows[at][1].values for at in batch])
+        stacked = rows.reshape(len(batch), -1, rows.shape[1])
         try:
             with np.errstate(all="ignore"):
                 scores: list[float] = scorer.score(stacked, [windows[at][0].device_id for at in batch]).tolist()
@@ -346,6 +351,13 @@ class Engine:
         for device in slot.devices:
             device.note(FeedbackKind.MODEL, update, str(why), now_us)
         return [f"model {update.model_name} {update.version} refused, {slot.version} stays: {why}"]
+
+
+def _all_finite(blocks: Sequence[Block]) -> bool:
+    """Whether every value of all blocks is finite; False also where they have not one shape and must be looked at."""
+    if len({block.values.shape[1:] for block in blocks}) != 1:
+        return False
+    return bool(np.isfinite(np.concatenate([block.values for block in blocks])).all())
 
 
 def _aggregate(device: Device, aggregate: Aggregate) -> EdgeAggregate:

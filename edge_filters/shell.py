@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edge_filters.assemble import build_scorer, remember_package, remember_thresholds
 from edge_filters.blocks import Block
 from edge_filters.courier import Courier
@@ -28,6 +30,7 @@ from edge_filters.updates import Candidate
 from schemas.errors import DecodeError, ModelError, SpoolError, TidegateError
 from schemas.records import ArtifactChunk, Health, ModelUpdate, ThresholdUpdate
 from schemas.scoring import Scorer
+from schemas.sketch import Sketch
 
 log = logging.getLogger("edge_filters")
 
@@ -91,6 +94,7 @@ class Shell:
         Raises:
             SpoolError: the disk failed; what could be sent was sent.
         """
+        Sketch.of(np.zeros((1, 1), np.float32))  # its tables take a moment, and the first window shall not wait for it
         gc.collect()
         gc.freeze()  # what is there now stays: the collector need not walk through it in the middle of a decision
         try:
@@ -130,10 +134,11 @@ class Shell:
     def _due_blocks(self, due: list[tuple[float, int, str]], now: float, turns: itertools.count[int]) -> list[Block]:
         blocks: list[Block] = []
         put_off: list[str] = []
+        is_enough = bool(due) and due[0][0] <= now and self._is_enough()
         while due and due[0][0] <= now and len(blocks) < self._limits.max_blocks:
             _, _, device_id = heapq.heappop(due)
             sensor = self._sensors[device_id]
-            if sensor.can_wait and self._is_enough():
+            if is_enough and sensor.can_wait:
                 put_off.append(device_id)
                 continue
             try:

@@ -20,23 +20,6 @@ from schemas.records import ArtifactChunk, ModelUpdate
 MAX_EDGE_MODEL_BYTES = 32 * 1024 * 1024
 
 
-#: A window travels in one record, which must stay below the broker's limit.
-MAX_WINDOW_BYTES = 900 * 1024
-
-
-def check_window(manifest: Manifest) -> None:
-    """Raises ModelError: a window of this model would not fit into a record."""
-    size = manifest.window_readings * (4 * len(manifest.channels) + 8)
-    if size > MAX_WINDOW_BYTES:
-        raise ModelError(
-            "a window of the model does not fit into one record",
-            readings=manifest.window_readings,
-            channels=len(manifest.channels),
-            bytes=size,
-            max_bytes=MAX_WINDOW_BYTES,
-        )
-
-
 class Trust(Protocol):
     """The verdict on an update."""
 
@@ -106,7 +89,6 @@ class ModelUpdates:
             raise UpdateRefused("model is not newer than the one that runs or is on its way", **where, have=newest)
         try:
             manifest = parse_manifest(update.manifest)
-            check_window(manifest)
         except ModelError as wrong:
             raise UpdateRefused(str(wrong), **where) from None
         if (manifest.name, manifest.version, manifest.cohort) != (update.model_name, update.version, update.cohort):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_filters.blocks import Window
+from edge_filters.blocks import Span, Window, span
 from schemas.records import Floats, Times
 
 
@@ -28,28 +28,29 @@ class Windower:
         self.jumps_back = 0
         self.closed_short = 0
 
-    def take(self, times: Times, values: Floats, now_us: int = 0) -> list[Window]:
+    def take(self, times: Times, values: Floats, now_us: int = 0, known: Span | None = None) -> list[Window]:
         """Windows that are complete with these readings.
 
         Args:
             times: int64[n], n >= 1, microseconds.
             values: float32[n, channels].
             now_us: when they came; only remembered, as `opened_us` of the open window.
+            known: the span of the times, where the caller has it already.
         """
-        count = len(times)
-        steps = times[1:] - times[:-1]
-        # seen as unsigned, a step back is larger than any gap: one comparison finds both
-        smooth = count < 2 or bool(int(steps.view(np.uint64).max()) <= self._max_gap_us)
-        last, self._last = self._last, int(times[-1])
+        block = known or span(times)
+        last, self._last = self._last, block.last
         joined = True
         if last is not None:
-            step = int(times[0]) - last
+            step = block.first - last
             joined = 0 <= step <= self._max_gap_us
             self.jumps_back += step < 0
+        if block.longest <= self._max_gap_us and not self.open_readings and len(times) == self.window_readings:
+            return [Window(times, values)]
         done: list[Window] = []
         if self.open_readings and not joined:
             done += self._close()
-        if not smooth:
+        if block.longest > self._max_gap_us:
+            steps = times[1:] - times[:-1]
             cuts = np.flatnonzero(steps.view(np.uint64) > np.uint64(self._max_gap_us)) + 1
             self.jumps_back += int(np.count_nonzero(steps < 0))
             start = 0
@@ -58,9 +59,6 @@ class Windower:
                 done += self._close()
                 start = end
             return done + self._fill(times[start:], values[start:], now_us)
-        if not self.open_readings and count == self.window_readings:
-            done.append(Window(times, values))
-            return done
         return done + self._fill(times, values, now_us)
 
     def flush(self) -> list[Window]:

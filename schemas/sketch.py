@@ -39,7 +39,7 @@ def bin_of(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]:
+def _tables() -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int16]]:
     """`bin_of` of every float32 as two look-ups, because a logarithm per value costs more than all else here.
 
     The upper half of a float32's bits gives a range that is narrower than a bin, so at most one edge between bins
@@ -52,37 +52,31 @@ def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]:
         return bin_of(np.where(finite, (upper | lower).view(np.float32), np.float32(0)))
 
     first, last = bins(np.zeros_like(upper)), bins(np.full_like(upper, 0xFFFF))
-    low, high = np.zeros_like(upper), np.full_like(upper, 0x10000)  # the edge lies in (low, high]
-    for _ in range(16):
+    low, high = np.zeros_like(upper), np.full_like(upper, 0xFFFF)  # where they differ, the edge lies in (low, high]
+    while (high - low).max() > 1:
         middle = (low + high) // np.uint32(2)
-        same = bins(np.minimum(middle, np.uint32(0xFFFF))) == first
+        same = bins(middle) == first
         low, high = np.where(same, middle, low), np.where(same, high, middle)
-    edge = np.where(first == last, np.uint32(0x10000), high).astype(np.uint32)
-    return edge, np.stack([first, last], axis=1).astype(np.int32).ravel()
+    return high.astype(np.uint16), np.stack([first, last], axis=1).astype(np.int16).ravel()
 
 
-def _bins(values: Floats) -> npt.NDArray[np.int32]:
+def _bins(values: Floats) -> npt.NDArray[np.int16]:
     """The same as `bin_of`, for finite float32."""
     edge, either = _tables()
     bits = values.view(np.uint32)
     upper = bits >> np.uint32(16)
     past_edge = (bits & np.uint32(0xFFFF)) >= edge[upper]
-    return either[(upper << np.uint32(1)) + past_edge]
+    return np.asarray(either[(upper << np.uint32(1)) + past_edge])
 
 
-def _histogram(values: Floats, low: Floats, high: Floats) -> Bins:
-    """Bins of float32[channels, n], with the extremes of each channel."""
-    bins = _bins(values)
-    first = _bins(low).astype(np.int64)
-    widths = _bins(high) - first + 1
-    total = int(widths.sum())
-    if total > 16 * bins.size:  # few values far apart: sorting them is cheaper than counting over the whole range
-        return _count((np.arange(len(bins))[:, None] * _SPAN + (bins + _MAX_BIN)).ravel())
-    starts = np.cumsum(widths) - widths
-    counts = np.bincount((bins + (starts - first)[:, None]).ravel(), minlength=total)
-    found = np.flatnonzero(counts)
-    channel = np.searchsorted(starts, found, side="right") - 1
-    return np.stack([channel, found - (starts - first)[channel], counts[found]], axis=1).astype(np.int64)
+def _histogram(values: Floats) -> Bins:
+    """Bins of float32[channels, n], n >= 1."""
+    bins = np.sort(_bins(values), axis=1, kind="stable")  # of 16-bit numbers: a radix sort
+    starts = np.ones(bins.shape, np.bool_)
+    np.not_equal(bins[:, 1:], bins[:, :-1], out=starts[:, 1:])
+    at = np.flatnonzero(starts)
+    counts = np.diff(at, append=bins.size)
+    return np.stack([at // bins.shape[1], bins.ravel()[at], counts], axis=1).astype(np.int64)
 
 
 def value_of(bins: npt.NDArray[np.int64]) -> Doubles:
@@ -126,7 +120,7 @@ class Sketch:
         wide -= mean[:, None]
         m2 = np.einsum("ij,ij->i", wide, wide)
         low, high = by_channel.min(axis=1), by_channel.max(axis=1)
-        return cls(len(good), invalid, mean, m2, low, high, _histogram(by_channel, low, high))
+        return cls(len(good), invalid, mean, m2, low, high, _histogram(by_channel))
 
     def merge(self, other: Sketch) -> Sketch:
         """Sketch of both sets of rows together."""

@@ -192,10 +192,11 @@ class FileSpool:
         if self._failed is not None:  # after a failed fsync nobody knows what is on the disk
             raise SpoolError("the disk failed to keep the spool", spool=str(self._folder), cause=str(self._failed))
         starts: dict[Priority, int] = {}
-        for priority, lane in self._lanes.items():
-            frames = [_frame(parcel) for parcel in parcels if parcel.priority is priority]
-            if not frames:
-                continue
+        by_lane: dict[Priority, list[bytes]] = {}
+        for parcel in parcels:
+            by_lane.setdefault(parcel.priority, []).append(_frame(parcel))
+        for priority, frames in by_lane.items():
+            lane = self._lanes[priority]
             data = b"".join(frames)
             starts[priority] = lane.end
             with _disk(self._folder):
