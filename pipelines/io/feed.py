@@ -37,8 +37,10 @@ TRICKLE = 200
 REST_S = 0.01
 #: How often the broker is asked whether a silent partition has anything unread.
 SILENCE_CHECK_S = 0.2
-#: How long one request for offsets may take before it counts as "the broker is away".
+#: How long one request for offsets may take before it counts as "the broker is away", and before it counts as
+#: "the broker was away for a moment".
 REQUEST_MS = 5_000
+SLOW_S = 1.0
 #: How often partitions that were added later are looked for.
 PARTITIONS_CHECK_S = 30.0
 RETRY_S = 0.5
@@ -56,7 +58,7 @@ class Feed:
         self._stop = threading.Event()
         self._consumer: KafkaConsumer | None = None
         self._asker: KafkaConsumer | None = None
-        self._begun_s = self._away_since_s = 0.0
+        self._begun_s = self._away_since_s = self._settled_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"feed-{'+'.join(config.topics)}", daemon=True)
 
     def start(self) -> None:
@@ -87,7 +89,10 @@ class Feed:
             if self._failure is not None:
                 raise self._failure
             buffer = self._buffers.get(partition)
-            return Taken([], offset) if buffer is None else buffer.take(offset, max_records, max_bytes)
+            taken = Taken([], offset) if buffer is None else buffer.take(offset, max_records, max_bytes)
+            if self._away_since_s or time.monotonic() < self._settled_at_s:
+                return taken._replace(settling=True)
+            return taken
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
@@ -151,14 +156,20 @@ class Feed:
             )
             return
         if not self._away_since_s:
-            self._away_since_s = now_s
+            with self._lock:
+                self._away_since_s = now_s
             log.warning("waiting for Kafka at %s (topics %s): %s; reading goes on by itself", servers, topics, why)
         self._stop.wait(RETRY_S)
 
     def _is_back(self) -> None:
         if self._away_since_s:
-            log.warning("Kafka is back after %.1f s; reading goes on", time.monotonic() - self._away_since_s)
-            self._away_since_s = 0.0
+            now_s = time.monotonic()
+            log.warning("Kafka is back after %.1f s; reading goes on", now_s - self._away_since_s)
+            self._settle(now_s)
+
+    def _settle(self, now_s: float) -> None:
+        with self._lock:
+            self._away_since_s, self._settled_at_s = 0.0, now_s + self._config.outage_grace_s
 
     def _find_partitions(self, consumer: KafkaConsumer) -> list[str]:
         """Assign every partition of every topic, each where it stands or starts. Topics that are missing."""
@@ -252,8 +263,11 @@ class Feed:
             # Records of an open transaction are unread too, but to a read_committed consumer the log ends before them.
             self._asker = self._config.consumer(isolation_level="read_uncommitted", group_id=None)
         asked_at_us = time.time_ns() // 1000  # before asking: the answer speaks for an earlier moment, never a later
+        begun_s = time.monotonic()
         ends = self._asker.end_offsets(silent, timeout_ms=REQUEST_MS)
         self._is_back()
+        if (now_s := time.monotonic()) - begun_s > SLOW_S:
+            self._settle(now_s)
         with self._lock:
             for tp in silent:
                 position = consumer.position(tp, timeout_ms=0)

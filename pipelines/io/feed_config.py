@@ -39,6 +39,8 @@ class FeedConfig:
     start_deadline_s:   how long the broker and the topics may be missing at start; None waits for ever.
     buffer_bytes:       for all partitions together; a partition pauses when its share is full.
     warm_up_records:    how many records before the committed offset are read again, for what they tell the dedupe.
+    outage_grace_s:     how long after an outage the watermarks still stand, for producers to come back with what they
+                        could not send; as long as their longest pause between two attempts to connect.
     silence_after_s:    how long a partition must have brought nothing before the broker is asked about it.
     """
 
@@ -49,6 +51,7 @@ class FeedConfig:
     start_deadline_s: float | None = None
     buffer_bytes: int = 64 << 20
     warm_up_records: int = 0
+    outage_grace_s: float = 5.0
     silence_after_s: float = 0.5
 
     def __post_init__(self) -> None:

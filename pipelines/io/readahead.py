@@ -16,7 +16,8 @@ class Taken(NamedTuple):
 
     `end` is the offset to ask for next. `lost_from` is -1, or the first of the offsets up to `end` that the log no
     longer has. `nothing_unread_at_us` is None, or a moment after which the broker was asked and had nothing unread.
-    `more` says that records wait.
+    `more` says that records wait. `settling` says that the watermark must stand still: the broker is away, or has
+    been back for so short a time that producers may still hold what they could not send.
     """
 
     records: list[Record]
@@ -24,6 +25,7 @@ class Taken(NamedTuple):
     lost_from: int = -1
     nothing_unread_at_us: int | None = None
     more: bool = False
+    settling: bool = False
 
 
 class ReadAhead:

@@ -89,7 +89,7 @@ class ReadFromKafka(beam.PTransform):
     """Topics to a PCollection[Chunk], timestamped with the earliest event time of each chunk.
 
     Args:
-        topics, bootstrap_servers, group_id, client, start_deadline_s: see FeedConfig.
+        topics, bootstrap_servers, group_id, client, start_deadline_s, outage_grace_s: see FeedConfig.
         branches, lanes: who must answer for a chunk before its offsets are committed; see FlowConfig. Both empty:
             nothing is committed, for runners that keep the offsets in checkpoints of their own.
         disorder_s, idle_s, future_s: see WatermarkRule.
@@ -119,6 +119,7 @@ class ReadFromKafka(beam.PTransform):
         max_chunk: int = 1_000,
         warm_up_records: int = 2_000,
         start_deadline_s: float | None = None,
+        outage_grace_s: float = 5.0,
         client: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -129,6 +130,7 @@ class ReadFromKafka(beam.PTransform):
             group_id=group_id,
             client=dict(client or {}),
             start_deadline_s=start_deadline_s,
+            outage_grace_s=outage_grace_s,
             warm_up_records=warm_up_records if identity is not None else 0,
         )
         self.flow = f"{'+'.join(names)}-{uuid.uuid4().hex[:12]}"
@@ -366,7 +368,7 @@ class Loop(beam.DoFn):
         offset, watermark_us = shard.at[partition]
         now_us = time.time_ns() // 1000
         if not taken.records:
-            if taken.nothing_unread_at_us is not None:
+            if taken.nothing_unread_at_us is not None and not taken.settling:
                 watermark_us = rule.after_silence(watermark_us, taken.nothing_unread_at_us)
             shard.at[partition] = At(taken.end, watermark_us)
             if flow.ledger is not None:
@@ -384,7 +386,7 @@ class Loop(beam.DoFn):
             else:
                 self._implausible.inc()
         records = taken.records if dedupe is None else self._only_new(partition, taken.records, dedupe)
-        after_us = rule.after_records(watermark_us, times)
+        after_us = watermark_us if taken.settling else rule.after_records(watermark_us, times)
         shard.at[partition] = At(taken.end, after_us)
         begin = max(offset, start.live_from)
         if taken.end <= start.live_from:

@@ -4,8 +4,9 @@
     watermark = (moment at which the broker said "nothing unread") - idle - disorder     while none come
 
 Both only ever raise it. It never runs ahead of records that wait in a buffer, because it is moved by handed-out
-records alone, and the second line needs an answer of the broker that is younger than the last record: a broker that
-is away gives no answer, and the watermark stands still. Times are microseconds since 1970 UTC.
+records alone, and the second line needs an answer of the broker that is younger than the last record. While the broker
+is away, and for a grace time after, neither line is used: producers come back one after the other with what they
+could not send, and none of it shall be late. Times are microseconds since 1970 UTC.
 """
 
 from __future__ import annotations

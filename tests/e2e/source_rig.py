@@ -37,7 +37,7 @@ def create_topic(bootstrap_servers: str, name: str, partitions: int = 1) -> None
 
 
 def producer(bootstrap_servers: str, **extra: Any) -> KafkaProducer:
-    settings = {"linger_ms": 2, "acks": "all", "batch_size": 256 << 10, **extra}
+    settings = {"linger_ms": 2, "acks": "all", "batch_size": 256 << 10, "reconnect_backoff_max_ms": 1000, **extra}
     return KafkaProducer(bootstrap_servers=bootstrap_servers, **settings)
 
 

@@ -166,16 +166,19 @@ def test_an_outage_is_told_once_and_is_never_silence(
 ) -> None:
     caplog.set_level(logging.WARNING)
     write(broker, topic, b"a")
-    tick = Tick(open_feed(broker.bootstrap_servers, topic), Partition(topic, 0))
+    tick = Tick(open_feed(broker.bootstrap_servers, topic, outage_grace_s=2.0), Partition(topic, 0))
     tick.until_values(b"a")
     tick.until_silent()
     broker.kill()
     down_us = time.time_ns() // 1000
     until(lambda: "waiting for Kafka" in caplog.text, "the sentence")
     assert (tick().nothing_unread_at_us or 0) <= down_us
+    assert tick().settling
     broker.start()
     write(broker, topic, b"b")
     tick.until_values(b"a", b"b")
+    assert tick().settling
+    until(lambda: not tick().settling, "the grace time is over")
     assert caplog.text.count("waiting for Kafka") == 1
     assert "Kafka is back" in caplog.text
 
