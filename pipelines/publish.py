@@ -50,7 +50,10 @@ def publish(
     )
     try:
         producer = KafkaProducer(
-            **dict(client or {}), bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True
+            **{"bootstrap_timeout_ms": 10_000} | dict(client or {}),
+            bootstrap_servers=bootstrap_servers,
+            acks="all",
+            enable_idempotence=True,
         )
         try:
             chunks = [chunk for data in package.files.values() for chunk in cut(data)]

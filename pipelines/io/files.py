@@ -102,7 +102,7 @@ def chunks(folder: str, topics: Iterable[Topic]) -> Iterator[tuple[Chunk, int]]:
         while open_streams := [s for s in streams if s.head is not None]:
             behind = min(open_streams, key=lambda s: s.time_us)
             others = [s.time_us for s in open_streams if s is not behind]
-            yield _take(behind, min(others, default=2**62) + SLICE_US)
+            yield _take(behind, min(others, default=2**63) + SLICE_US)
     finally:
         for file in files:
             file.close()

@@ -263,7 +263,7 @@ class Watcher:
 
     def _follow_once(self) -> None:
         consumer = KafkaConsumer(
-            **json.loads(self._settings.client),
+            **{"bootstrap_timeout_ms": 2_000} | json.loads(self._settings.client),  # short, so that `close` is, too
             bootstrap_servers=self._settings.bootstrap_servers,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -64,7 +64,7 @@ def _tensor(node: Any) -> Tensor:
     return Tensor(node.name, _DTYPES.get(node.type, node.type), shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)  # RunInference shares models between threads by weak reference
 class LoadedModel:
     """A model and where it came from."""
 
