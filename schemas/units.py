@@ -35,4 +35,7 @@ def _quantity(text: str, units: dict[str, int], what: str, example: str) -> int:
         missing = match is not None and not match[2]
         problem = f"missing unit in {what} {text!r}" if missing else f"not a {what}: {text!r}"
         raise ConfigError(problem, fix=f"write it like {example}; units are {', '.join(units)}")
-    return round(float(match[1]) * units[match[2]])
+    amount = float(match[1]) * units[match[2]]
+    if amount > 2**62:
+        raise ConfigError(f"{what} is too large: {text[:40]!r}", fix="the largest is 2^62 of the smallest unit")
+    return round(amount)

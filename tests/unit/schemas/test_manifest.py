@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import ModelError
+from schemas.manifest import (
+    MAX_MANIFEST_BYTES,
+    Bounds,
+    Levels,
+    Manifest,
+    load_package,
+    parse_manifest,
+    within,
+)
+from tests.doubles.tiny_model import write_package
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_package(tmp_path / "tiny")
+
+
+@pytest.fixture
+def manifest(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "manifest.json").read_text()))
+
+
+def parsed(manifest: dict[str, Any]) -> Manifest:
+    return parse_manifest(json.dumps(manifest).encode())
+
+
+def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """A change: the value at a dotted path; ... removes it."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *way, last = path.split(".")
+        place = manifest
+        for step in way:
+            place = place[step]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+
+    return change
+
+
+def test_a_valid_manifest_is_taken(manifest: dict[str, Any]) -> None:
+    assert parsed(manifest).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (at("format", "tidegate-model/2"), r"at \$\.format"),
+        (at("surprise", 1), r"Extra inputs are not permitted at \$\.surprise"),
+        (at("edge.surprise", 1), r"at \$\.edge\.surprise"),
+        (at("name", ...), r"Field required at \$\.name"),
+        (at("name", "../tiny"), r"letters, digits and \._- at \$\.name"),
+        (at("version", 0), r"at \$\.version"),
+        (at("version", "1"), r"at \$\.version"),
+        (at("channels", []), r"at \$\.channels"),
+        (at("window_readings", 7), r"self-test windows must be 7 x 2"),
+        (at("edge.file", "../edge.onnx"), r"a plain name beside the manifest at \$\.edge\.file"),
+        (at("edge.file", "manifest.json"), r"a plain name beside the manifest at \$\.edge\.file"),
+        (at("edge.sha256", "XYZ"), r"at \$\.edge\.sha256"),
+        (at("edge.bytes", 0), r"at \$\.edge\.bytes"),
+        (at("edge.feed", "tea"), r"at \$\.edge\.feed"),
+        (at("heavy.threshold", None), r"heavy\.threshold is missing"),
+        (at("scaling.scale", [1.0, 0.0]), r"scaling: .*no scale of 0"),
+        (at("scaling.centre", [1.0]), r"one entry per channel \(2\)"),
+        (at("device_scaling", {"pump-1": {"centre": [0.0], "scale": [1.0]}}), r"pump-1: centre and scale"),
+        (at("levels.raise_at", 0.9), r"clear_at <= escalate_at <= raise_at at \$\.levels"),
+        (at("bounds.high", 1.5), r"the default levels lie outside of the bounds"),
+        (at("edge.self_test.scores", [1.0, 2.0]), r"with a score each"),
+        (at("edge.self_test.windows", []), r"at \$\.edge\.self_test\.windows"),
+        (at("edge.self_test.tolerance", 0.0), r"at \$\.edge\.self_test\.tolerance"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused_with_the_place(
+    manifest: dict[str, Any], change: Callable[[dict[str, Any]], None], sentence: str
+) -> None:
+    change(manifest)
+    with pytest.raises(ModelError, match=rf"manifest is not valid: .*{sentence}"):
+        parsed(manifest)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize("field", ["escalate_at", "raise_at"])
+def test_numbers_that_are_not_finite_are_refused(manifest: dict[str, Any], number: str, field: str) -> None:
+    text = json.dumps(manifest).replace(f'"{field}": ', f'"{field}": {number}, "was": ', 1)
+    with pytest.raises(ModelError):
+        parse_manifest(text.encode())
+
+
+def test_all_problems_are_told_at_once(manifest: dict[str, Any]) -> None:
+    at("version", 0)(manifest)
+    at("edge.bytes", -1)(manifest)
+    with pytest.raises(ModelError) as caught:
+        parsed(manifest)
+    assert "$.version" in str(caught.value)
+    assert "$.edge.bytes" in str(caught.value)
+
+
+@given(st.binary(max_size=100) | st.text(max_size=100).map(str.encode))
+def test_any_bytes_are_a_manifest_or_a_model_error(data: bytes) -> None:
+    with pytest.raises(ModelError):
+        parse_manifest(data)
+
+
+def test_deeply_nested_json_is_a_model_error() -> None:
+    with pytest.raises(ModelError):
+        parse_manifest(b"[" * 50_000 + b"]" * 50_000)
+
+
+def test_a_manifest_above_its_limit_is_not_even_parsed() -> None:
+    with pytest.raises(ModelError, match=rf"manifest is too large .*max_bytes={MAX_MANIFEST_BYTES}"):
+        parse_manifest(b" " * (MAX_MANIFEST_BYTES + 1))
+
+
+def test_a_device_has_its_own_levels_and_scaling_or_those_of_the_package(manifest: dict[str, Any]) -> None:
+    manifest["device_levels"] = {"pump-1": {"escalate_at": 3.0, "raise_at": 4.0, "clear_at": 2.0}}
+    manifest["device_scaling"] = {"pump-1": {"centre": [5.0, 5.0], "scale": [2.0, 2.0]}}
+    both = parsed(manifest)
+    assert both.levels_of("pump-1").escalate_at == 3.0
+    assert both.levels_of("pump-2") == both.levels
+    assert both.scaling_of("pump-1").centre == [5.0, 5.0]
+    assert both.scaling_of("pump-2") == both.scaling
+
+
+def read_from(folder: Path) -> Callable[[str], bytes]:
+    return lambda name: (folder / name).read_bytes()
+
+
+def test_a_package_is_read_with_only_the_halves_that_are_asked_for(folder: Path) -> None:
+    (folder / "heavy.onnx").unlink()
+    package = load_package(read_from(folder), ("edge",))
+    assert list(package.files) == ["edge.onnx"]
+    assert package.sha256 == hashlib.sha256((folder / "manifest.json").read_bytes()).digest()
+
+
+def test_a_missing_half_is_named(folder: Path) -> None:
+    (folder / "heavy.onnx").unlink()
+    with pytest.raises(ModelError, match=r"a file of the package is missing \(file='heavy\.onnx'"):
+        load_package(read_from(folder), ("edge", "heavy"))
+
+
+def test_a_folder_without_a_manifest_is_no_package(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no manifest\.json in the model folder .*a folder with a manifest"):
+        load_package(read_from(tmp_path), ("edge",))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"\x00", lambda data: data[:-1], lambda data: b"\xff" + data[1:]]
+)
+def test_a_file_that_was_changed_is_refused(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    file = folder / "edge.onnx"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ModelError, match=r"not the one its manifest names \(file='edge\.onnx'"):
+        load_package(read_from(folder), ("edge",))
+
+
+@pytest.mark.parametrize(
+    ("escalate_at", "raise_at", "inside"),
+    [(1.0, 2.0, True), (0.1, 10.0, True), (0.05, 2.0, False), (1.0, 10.5, False)],
+)
+def test_levels_are_within_bounds_or_not(escalate_at: float, raise_at: float, inside: bool) -> None:
+    levels = Levels(escalate_at=escalate_at, raise_at=raise_at, clear_at=0.0)
+    assert within(Bounds(low=0.1, high=10.0), levels) is inside
