@@ -141,14 +141,16 @@ def _header(source: _Source, book: SchemaBook) -> Header:
         )
     source.at = len(MAGIC)
     raw: dict[str, bytes] = {}
+    entries = 0
     while count := source.number("the file's metadata"):
         if count < 0:
             source.number("the file's metadata")  # the size of this part of the map; we check the total instead
-        for _ in range(min(abs(count), MAX_METADATA_ENTRIES + 1)):
+        entries += abs(count)
+        if entries > MAX_METADATA_ENTRIES:
+            raise DecodeError("the file's metadata is too large", offset=source.at, entries=entries)
+        for _ in range(abs(count)):
             key, value = _sized(source), _sized(source)
             raw[key.decode(errors="replace")] = value
-        if len(raw) > MAX_METADATA_ENTRIES or source.at > MAX_METADATA_BYTES:
-            raise DecodeError("the file's metadata is too large", offset=source.at)
     codec = raw.get("avro.codec", b"null").decode(errors="replace")
     if codec not in ("null", "deflate"):
         raise DecodeError("unknown compression", codec=codec[:40], fix="only 'null' and 'deflate' are read")

@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import fastavro
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_filters.blocks import Block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,7 +81,7 @@ def test_no_identity_leaves_twice_and_each_lane_is_in_order(spec: list[tuple[str
     for cls in (EdgeEvent, SensorBlock, EdgeAggregate):
         for name in ("a", "b"):
             seqs = [r.seq for r in records if isinstance(r, cls) and r.device_id == name]
-            assert all(one < other for one, other in zip(seqs, seqs[1:], strict=False))
+            assert all(one < other for one, other in pairwise(seqs))
     windows = [r.identity for r in records if isinstance(r, (EdgeEvent, SensorBlock))]
     assert len(windows) == len(set(windows))
 

@@ -56,7 +56,7 @@ def test_windows_of_many_devices_are_scored_in_one_call_each_with_its_own_scalin
     calls: list[int] = []
     scorer = made.slots[0].scorer
     score = scorer.score
-    scorer.score = lambda windows, devices: (calls.append(len(windows)), score(windows, devices))[1]  # type: ignore
+    scorer.score = lambda windows, devices: (calls.append(len(windows)), score(windows, devices))[1]  # type: ignore[method-assign,func-returns-value]
     (event,) = events(made.step([block([5.0] * 4), block([5.0] * 4, "pump-8")], CLOCK))
     assert event.device_id == "pump-7"
     assert calls == [2]
