@@ -46,12 +46,17 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("folder", help="folder with one Avro container file per topic, such as edge.events.avro")
     replay.add_argument("--models", nargs="+", required=True, metavar="DIR", help="model packages")
     replay.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write; created if missing")
-    replay.add_argument("--fleet_window", default="5s", metavar="DURATION")
+    replay.add_argument("--fleet_window", default="5s", metavar="DURATION", help="fleet windows (default: 5s)")
     publish = commands.add_parser("publish", help="publish model packages to edges and pipelines")
     publish.add_argument("folders", nargs="+", metavar="DIR", help="model packages")
-    publish.add_argument("--kafka_bootstrap_servers", default="127.0.0.1:9092")
-    publish.add_argument("--kafka_topic_prefix", default="")
-    publish.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    publish.add_argument("--kafka_bootstrap_servers", default="127.0.0.1:9092", help="host:port[,host:port…]")
+    publish.add_argument("--kafka_topic_prefix", default="", help="put before every topic name, with its dot: plant1.")
+    publish.add_argument(
+        "--kafka_client_config", default="", metavar="FILE", help="JSON object of further kafka-python settings"
+    )
+    publish.add_argument(
+        "-o", "--output", choices=["text", "json"], default="text", help="a line or a JSON object per package"
+    )
     commands.add_parser("explain", help="print the graph")
     return top
 
@@ -127,11 +132,13 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
+    from pipelines.options import client_settings
     from pipelines.publish import publish, read_package
 
+    client = client_settings(args.kafka_client_config)
     packages = [read_package(folder) for folder in args.folders]
     for package in packages:
-        update = publish(package, args.kafka_bootstrap_servers, args.kafka_topic_prefix)
+        update = publish(package, args.kafka_bootstrap_servers, args.kafka_topic_prefix, client)
         found = {"model": update.model_name, "version": update.version, "sha256": update.manifest_sha256.hex()}
         line = "published {model} version {version}, package {sha256}".format(**found)
         print(json.dumps(found) if args.output == "json" else line)

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.runners.runner import PipelineState
 
 from pipelines.graph import BRANCHES, INPUTS, LANES, GraphConfig, Sinks, build
+from pipelines.heavy import open_shelf
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Record
 from pipelines.io.models import WatchSettings
@@ -122,8 +123,10 @@ class Job:
     def run(self, stop: threading.Event, submitted: Callable[[], None] = lambda: None) -> None:
         """Run until `stop` is set, then end in good order. `submitted` is called once the runner has the job.
 
-        Raises PipelineError: the runner gave up.
+        Raises PipelineError: the runner gave up. UnavailableError: the broker or the topics are not there.
         """
+        if not self._flink:  # here it is a sentence; inside of a worker it would be a traceback
+            open_shelf(self._config.models)
         result = self.graph().run()
         submitted()
         log.info("the pipeline runs on %s", self._options.view_as(StandardOptions).runner)

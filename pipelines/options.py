@@ -147,17 +147,20 @@ class TidegateOptions(PipelineOptions):
 
     def client(self) -> dict[str, Any]:
         """Further settings of the Kafka client. Raises ConfigError: the file is not there or not a JSON object."""
-        if not self.kafka_client_config:
-            return {}
-        try:
-            raw = json.loads(Path(self.kafka_client_config).read_text())
-        except (OSError, ValueError) as cause:
-            raise ConfigError(
-                "--kafka_client_config cannot be read", file=self.kafka_client_config, cause=str(cause)
-            ) from None
-        if not isinstance(raw, dict):
-            raise ConfigError("--kafka_client_config must hold a JSON object", file=self.kafka_client_config)
-        return raw
+        return client_settings(self.kafka_client_config)
+
+
+def client_settings(file: str) -> dict[str, Any]:
+    """What --kafka_client_config names; nothing where it names nothing. Raises ConfigError."""
+    if not file:
+        return {}
+    try:
+        raw = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as cause:
+        raise ConfigError("--kafka_client_config cannot be read", file=file, cause=str(cause)) from None
+    if not isinstance(raw, dict):
+        raise ConfigError("--kafka_client_config must hold a JSON object", file=file)
+    return raw
 
 
 def check(argv: Sequence[str]) -> PipelineOptions:
