@@ -35,7 +35,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
     for row in rows:
         table.add_row(*(Text(_cell(row.get(key)), style=_STYLES.get(str(row.get(key)), "")) for key in columns))
     if sys.stdout.isatty():
-        Console(highlight=False, no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+        plain = bool(os.environ.get("NO_COLOR"))  # no bold either
+        Console(highlight=False, color_system=None if plain else "auto").print(table)
         return
     console = Console(highlight=False, width=10_000, force_terminal=False)
     with console.capture() as captured:
