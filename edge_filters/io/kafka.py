@@ -57,6 +57,13 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def _has_topic(producer: Any, name: str) -> bool:
+    try:
+        return bool(producer.partitions_for(name))
+    except kafka_errors.KafkaTimeoutError:  # the answer of the client for a topic that is not there
+        return False
+
+
 class KafkaOutbox:
     """Implements ports.Outbox."""
 
@@ -98,16 +105,16 @@ class KafkaOutbox:
             producer = None
             try:
                 producer = KafkaProducer(**self._settings)
-                for name in self._names.values():
-                    if not producer.partitions_for(name):
-                        raise kafka_errors.UnknownTopicOrPartitionError(name)
-                self._heard_s, self._why, self._producer = time.monotonic(), "", producer
-                return
+                missing = next((name for name in self._names.values() if not _has_topic(producer, name)), None)
+                if missing is None:
+                    self._heard_s, self._why, self._producer = time.monotonic(), "", producer
+                    return
+                self._why = f"the broker at {self._servers} has no topic {missing}; `tidegate up` makes the topics"
             except Exception as failed:  # kafka-python's own families and plain OSError, ValueError, AssertionError
                 self._why = f"cannot use the broker at {self._servers}: {_reason(failed)}"
-                if producer is not None:
-                    with contextlib.suppress(Exception):
-                        producer.close(timeout=0)
+            if producer is not None:
+                with contextlib.suppress(Exception):
+                    producer.close(timeout=0)
 
     @property
     def ready(self) -> bool:

@@ -17,6 +17,7 @@ from schemas.records import ThresholdsSource
 from tests.doubles import edge_model, recording
 from tests.doubles.edge_parts import T0, thresholds
 
+NOT_ON_AN_EDGE = ("apache_beam", "pyarrow", "sklearn", "rich", "pandas", "onnx", "skl2onnx", "pipelines", "deploy")
 SAMPLE = Path(__file__).parents[3] / "deploy" / "config" / "edge.toml"
 
 VALID = """
@@ -63,7 +64,7 @@ def test_the_sample_that_is_shipped_is_valid(folder: Path) -> None:
     environ = {"MODEL": str(folder / "model"), "RECORDING": str(folder / "r.avro")}
     made = read_config(SAMPLE, environ)
     assert made.device[0].id == "plant1/pump-7"
-    with pytest.raises(ConfigError, match="there is no 'pump-7.avro' at \\$.device\\[0\\].sensor.path"):
+    with pytest.raises(ConfigError, match=r"there is no 'pump-7.avro' at \$\.device\[0\]\.sensor\.path"):
         read_config(SAMPLE, {"MODEL": str(folder / "model")})
 
 
@@ -240,7 +241,7 @@ def test_an_edge_process_imports_no_engine_and_no_training(folder: Path) -> None
         "import sys\n"
         "class Block:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('apache_beam', 'pyarrow', 'sklearn', 'rich', 'pandas', 'onnx', 'skl2onnx', 'pipelines', 'deploy'):\n"
+        f"        if name.split('.')[0] in {NOT_ON_AN_EDGE}:\n"
         "            raise ImportError(name + ' is blocked')\n"
         "sys.meta_path.insert(0, Block())\n"
         "import edge_filters.io.kafka, edge_filters.run, edge_filters.cli\n"

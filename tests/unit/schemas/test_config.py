@@ -39,7 +39,7 @@ class Config(Section):
     name: str
     spool: Spool = Spool()
     window: Window = Window()
-    pet: list[Pet] = []
+    pet: list[Pet] = Field(default=[])
     on: bool = False
 
 
@@ -134,5 +134,5 @@ def test_what_is_no_toml_is_told_with_its_place() -> None:
 
 
 def test_a_file_that_is_much_too_large_is_not_even_parsed() -> None:
-    with pytest.raises(ConfigError, match="edge.toml is too large for a configuration"):
+    with pytest.raises(ConfigError, match=r"edge\.toml is too large for a configuration"):
         of("#" * (MAX_CONFIG_BYTES + 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from edge_filters.assemble import build_scorer
 from edge_filters.io.files import edge_package
 from edge_filters.io.onnx import OnnxRuntime
 from schemas.errors import ModelError
+from schemas.manifest import load_package
 from tests.doubles import edge_model
 
 
@@ -70,15 +72,12 @@ def test_what_is_wrong_with_a_package_names_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_its_window_is_refused() -> None:
+    files = edge_model.files(feed="window")
+    manifest = json.loads(files["manifest.json"])
+    manifest["window_readings"] = 5
+    for half in ("edge", "heavy"):
+        manifest[half]["self_test"]["windows"] = np.zeros((2, 5, 2)).tolist()
+    files["manifest.json"] = json.dumps(manifest).encode()
+    package = load_package(lambda name: files[name], ("edge",))
     with pytest.raises(ModelError, match="the model does not fit the window its manifest describes"):
-        files = edge_model.files(feed="window")
-        import json
-
-        from schemas.manifest import load_package
-
-        manifest = json.loads(files["manifest.json"])
-        manifest["window_readings"] = 5
-        for half in ("edge", "heavy"):
-            manifest[half]["self_test"]["windows"] = np.zeros((2, 5, 2)).tolist()
-        files["manifest.json"] = json.dumps(manifest).encode()
-        build_scorer(load_package(lambda name: files[name], ("edge",)))
+        build_scorer(package)
