@@ -44,7 +44,8 @@ def status(**changes: Any) -> DeviceStatus:
 def thresholds(version: int, issued_at: int = 10 * S) -> ThresholdUpdate:
     return ThresholdUpdate(
         target="pump-1", target_kind=TargetKind.DEVICE, version=version, model_name="tiny", escalate_at=1.1,
-        raise_at=2.2, clear_at=0.5, issued_at=issued_at, expires_at=issued_at + 600 * S, reason="", evidence=[], evidence_count=30,
+        raise_at=2.2, clear_at=0.5, issued_at=issued_at, expires_at=issued_at + 600 * S, reason="",
+        evidence=[], evidence_count=30,
     )  # fmt: skip
 
 
