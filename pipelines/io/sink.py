@@ -1,4 +1,4 @@
-"""The one Kafka sink: a batch is written, flushed and checked as a whole, and only then answered for.
+"""The one Kafka sink: a bundle is sent, flushed and checked as a whole, and only then answered for.
 
 Delivery is at least once: a bundle that fails is run again, by the runner or by the next run. Records carry keys and
 identities that let a reader replace or skip what came twice.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
@@ -17,10 +18,13 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from pipelines.io import flow as flows
-from pipelines.io.chunk import Batch
+from pipelines.io.chunk import Batch, Receipt, WindowAck
 from schemas.errors import ConfigError, UnavailableError
 
 log = logging.getLogger(__name__)
+
+#: Records in a bundle after which the sink flushes without waiting for the bundle's end.
+FLUSH_AFTER = 5_000
 
 _PRODUCERS: dict[tuple[Any, ...], KafkaProducer] = {}
 _LOCK = threading.Lock()
@@ -36,7 +40,7 @@ def _producer(bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any
                 **{
                     "linger_ms": 5,
                     "batch_size": 256 << 10,
-                    "request_timeout_ms": min(10_000, int(timeout_s * 1000)),
+                    "request_timeout_ms": min(10_000, int(timeout_s * 500)),
                     "reconnect_backoff_max_ms": 1_000,
                     **client,
                     "bootstrap_servers": bootstrap_servers,
@@ -61,7 +65,7 @@ def close_producers(timeout_s: float = 5.0) -> None:
 
 
 class WriteToKafka(beam.PTransform):
-    """PCollection[Batch] to a topic; every batch is flushed before its bundle ends.
+    """PCollection[Batch] to a topic; everything is flushed before its bundle ends.
 
     Args:
         topic, bootstrap_servers: where to write.
@@ -86,43 +90,65 @@ class WriteToKafka(beam.PTransform):
         self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}))
 
     def expand(self, batches: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
-        """Write each batch; hands the written batches on, for whoever wants to act after the write."""
+        """Write each batch. The collection that comes out is empty."""
         return batches | beam.ParDo(self._write).with_output_types(Batch)
 
 
 class _Write(beam.DoFn):
+    """Sends at once and flushes at the end of the bundle, which is one tick of the source.
+
+    A flush per batch would cost a round trip for every partition. Long bundles are flushed in between.
+    """
+
     def __init__(
         self, topic: str, bootstrap_servers: str, branch: str | None, timeout_s: float, client: dict[str, Any]
     ) -> None:
         self._topic, self._bootstrap_servers = topic, bootstrap_servers
         self._branch, self._timeout_s, self._client = branch, timeout_s, client
         self._written = Metrics.counter("sink", f"records.{topic}")
+        self._sent: list[Any] = []
+        self._receipts: list[Receipt] = []
+        self._windows: list[WindowAck] = []
 
-    def process(self, batch: Batch) -> Any:
+    def start_bundle(self) -> None:
+        """Nothing of an earlier bundle, which may have failed, is carried over."""
+        self._sent, self._receipts, self._windows = [], [], []
+
+    def process(self, batch: Batch) -> None:
+        """Send. Raises UnavailableError: the broker does not take it in time."""
         if batch.records:
-            self._send(batch)
-        for name in {r.flow for r in batch.receipts} | {w.flow for w in batch.windows}:
-            found = flows.find(name)
-            if found is None or found.ledger is None:
-                continue
-            if self._branch is not None:
-                found.ledger.acknowledge(self._branch, [r for r in batch.receipts if r.flow == name])
-            found.ledger.written(w for w in batch.windows if w.flow == name)
-        yield batch
+            with self._in_time():
+                producer = _producer(self._bootstrap_servers, self._timeout_s, self._client)
+                self._sent += [producer.send(self._topic, v, key=k, headers=list(h)) for k, v, h in batch.records]
+        self._receipts += batch.receipts
+        self._windows += batch.windows
+        if len(self._sent) >= FLUSH_AFTER:
+            self.finish_bundle()
 
-    def _send(self, batch: Batch) -> None:
-        """Send, flush, and look at every future. Raises UnavailableError: not all of it is safe in time."""
+    def finish_bundle(self) -> None:
+        """Flush, look at every future, then answer. Raises UnavailableError: not all of it is safe in time."""
+        if self._sent:
+            with self._in_time():
+                _producer(self._bootstrap_servers, self._timeout_s, self._client).flush(timeout=self._timeout_s)
+                for future in self._sent:
+                    future.get(timeout=self._timeout_s)
+            self._written.inc(len(self._sent))
+        for name in {r.flow for r in self._receipts} | {w.flow for w in self._windows}:
+            found = flows.find(name)
+            if found is not None and found.ledger is not None:
+                if self._branch is not None:
+                    found.ledger.acknowledge(self._branch, [r for r in self._receipts if r.flow == name])
+                found.ledger.written(w for w in self._windows if w.flow == name)
+        self.start_bundle()
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
         try:
-            producer = _producer(self._bootstrap_servers, self._timeout_s, self._client)
-            sent = [producer.send(self._topic, v, key=k, headers=list(h)) for k, v, h in batch.records]
-            producer.flush(timeout=self._timeout_s)
-            for future in sent:
-                future.get(timeout=self._timeout_s)
+            yield
         except (KafkaError, OSError) as cause:
             raise UnavailableError(
                 f"a batch could not be written: {type(cause).__name__}: {cause}",
                 fix="its records are read and answered again after a restart",
                 topic=self._topic,
-                records=len(batch.records),
+                records=len(self._sent),
             ) from cause
-        self._written.inc(len(batch.records))
