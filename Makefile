@@ -30,8 +30,8 @@ fix: setup      ## what check can repair by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup    ## the figures of tests/bench
-	@$(BIN)/python -m pytest tests/bench --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+bench: setup    ## the figures of tests/bench, on an otherwise quiet machine
+	@$(BIN)/python -m tests.bench $(BENCHES)
 
 ci: check test  ## what .ci/run calls
 
