@@ -278,20 +278,24 @@ class Engine:
     # -- feedback -------------------------------------------------------------------------------------------------
 
     def apply_thresholds(self, update: ThresholdUpdate, now_us: int) -> list[str]:
-        """Offer thresholds to the devices they may be for. Returns a sentence per device that took or refused them."""
-        notices = []
+        """Offer thresholds to the devices they may be for. Returns a sentence per verdict."""
+        verdicts: dict[str, int] = {}
         one = self.devices.get(update.target)
         for device in list(self.devices.values()) if update.target_kind == "COHORT" else [one] if one else []:
             try:
                 if not device.thresholds.offer(update, now_us):
                     continue
                 why = ""
-                notices.append(f"{device.device_id}: thresholds {update.version} are in force ({update.reason})")
             except UpdateRefused as refused:
                 why = str(refused)
-                notices.append(f"{device.device_id}: thresholds {update.version} refused: {why}")
             device.note(FeedbackKind.THRESHOLDS, update, why, now_us)
-        return notices
+            verdicts[why] = verdicts.get(why, 0) + 1
+        return [
+            f"{update.target}: thresholds {update.version} "
+            + (f"refused: {why}" if why else f"are in force ({update.reason})")
+            + (f", on {count} devices" if update.target_kind == "COHORT" else "")
+            for why, count in verdicts.items()
+        ]
 
     def offer_model(self, update: ModelUpdate, now_us: int) -> list[str]:
         """Offer a model update to the slots it is for; `wanted` and `candidates` say how it goes on."""

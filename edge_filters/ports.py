@@ -105,6 +105,11 @@ class Inbox(Protocol):
         """Whether everything that was there at the start has been given out."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """Why feedback cannot be heard, as a sentence; empty when all is well."""
+        ...
+
     def poll(self) -> list[Feedback | str]:
         """What has come since the last call; a string is a sentence about something that could not be read."""
         ...

@@ -48,6 +48,13 @@ def wall_us() -> int:
     return time.time_ns() // 1000
 
 
+def _checked(block: Block, device_id: str) -> Block:
+    """A block as the engine needs it, whatever somebody else's sensor calls a block. Raises ValueError, TypeError."""
+    if block.device_id == device_id and block.times.dtype == np.int64 and block.values.dtype == np.float32:
+        return block
+    return Block(device_id, np.asarray(block.times, np.int64), np.asarray(block.values, np.float32))
+
+
 @dataclass(slots=True)
 class Limits:
     """How the loop behaves; the figures of a configuration."""
@@ -85,6 +92,7 @@ class Shell:
         self._behind = ThreadPoolExecutor(1, "edge-behind")
         self._away_since: float | None = None
         self._said_away = False
+        self._said_deaf = ""
         self._decided = False
         self.failures: list[TidegateError] = []
 
@@ -112,8 +120,11 @@ class Shell:
         turns = itertools.count()  # who was read longest ago goes first among those that are due at once
         due: list[tuple[float, int, str]] = []
         for device_id, sensor in self._sensors.items():
-            sensor.start(monotonic_s, started_us)
-            self._plan(due, device_id, turns)
+            try:
+                sensor.start(monotonic_s, started_us)
+                self._plan(due, device_id, turns)
+            except Exception as failed:  # as below
+                self._sensor_failed(device_id, failed)
         next_tick = 0.0
         while due and not stop.is_set():
             now = time.monotonic()
@@ -144,7 +155,7 @@ class Shell:
             try:
                 block = sensor.read()
                 if block is not None:
-                    blocks.append(block)
+                    blocks.append(_checked(block, device_id))
                 self._plan(due, device_id, turns)
             except Exception as failed:  # a damaged recording, or code of somebody else
                 self._sensor_failed(device_id, failed)
@@ -266,6 +277,10 @@ class Shell:
 
     def _watch_broker(self, now: float) -> None:
         problem = self._outbox.problem
+        deaf = "" if problem or self._inbox is None else self._inbox.problem
+        if deaf and deaf != self._said_deaf:
+            log.warning("%s; the thresholds and models in force stay", deaf)
+        self._said_deaf = deaf or self._said_deaf
         if not problem:
             if self._said_away:
                 log.warning("the broker is back; %d records wait to be sent", self._spool.waiting_records)

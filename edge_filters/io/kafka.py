@@ -180,7 +180,9 @@ class KafkaInbox:
 
     def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
         """`client`: as for the outbox."""
+        self._servers = bootstrap_servers
         self._prefix = topic_prefix
+        self.problem = ""
         self._settings = {
             "bootstrap_servers": bootstrap_servers.split(","),
             "enable_auto_commit": False,
@@ -249,10 +251,12 @@ class KafkaInbox:
             name = topic.named(self._prefix)
             numbers = consumer.partitions_for_topic(name)
             if not numbers:
+                self.problem = f"the broker at {self._servers} has no topic {name}; `tidegate up` makes the topics"
                 raise kafka_errors.UnknownTopicOrPartitionError(name)
             by_partition |= {TopicPartition(name, number): topic for number in numbers}
         files = [partition for partition, topic in by_partition.items() if topic is topics.ARTIFACTS]
         state = [partition for partition in by_partition if partition not in files]
+        self.problem = ""
         consumer.assign(list(by_partition))
         consumer.pause(*files)
         consumer.seek_to_beginning(*state)

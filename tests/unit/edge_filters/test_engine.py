@@ -220,7 +220,10 @@ def test_refused_thresholds_are_reported_and_counted() -> None:
 
 def test_thresholds_for_a_cohort_reach_all_of_its_devices() -> None:
     made = engine("pump-7", "pump-8")
-    assert len(made.apply_thresholds(thresholds(target="pumps", target_kind=TargetKind.COHORT), T0)) == 2
+    assert made.apply_thresholds(thresholds(target="pumps", target_kind=TargetKind.COHORT), T0) == [
+        "pumps: thresholds 1 are in force (too many overrides), on 2 devices"
+    ]
+    assert [d.thresholds.at(T0).version for d in made.devices.values()] == [1, 1]
     assert made.apply_thresholds(thresholds(target="nobody"), T0) == []
 
 

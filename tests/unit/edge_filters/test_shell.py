@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_filters.blocks import Block
@@ -53,6 +54,7 @@ class ScriptedInbox:
     """Gives out what the test put in."""
 
     ready = True
+    problem = ""
 
     def __init__(self) -> None:
         self.items: list[Feedback | str] = []
@@ -142,6 +144,33 @@ def test_a_sensor_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, ca
         "pump-7": "the file ends inside of a block (offset=7)",
         "pump-8": "the sensor failed: RuntimeError: cable",
     }
+
+
+class Sloppy(ScriptedSensor):
+    """A sensor of somebody else: lists instead of arrays, or nothing works."""
+
+    def start(self, monotonic_s: float, wall_us: int) -> None:
+        super().start(monotonic_s, wall_us)
+        if not self._script:
+            raise OSError("no such port")
+
+
+def test_sensors_of_others_may_be_sloppy_or_fail_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wide = block([5.0] * 4, "somebody else")
+    doubles = Block("x", wide.times.astype(np.uint64), wide.values.astype(np.float64))  # type: ignore[arg-type]
+    rig = Rig(tmp_path, {"pump-7": Sloppy([wide, doubles]), "pump-8": Sloppy([]), "pump-9": Sloppy([object()])})
+    rig.run()
+    assert [(e.device_id, e.seq) for e in rig.sent(topics.EVENTS, EdgeEvent)] == [("pump-7", 0), ("pump-7", 1)]
+    assert "pump-8: the sensor failed: OSError: no such port" in caplog.text
+    assert "pump-9: the sensor failed: AttributeError" in caplog.text
+
+
+def test_feedback_that_cannot_be_heard_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(tmp_path, {"pump-7": ScriptedSensor([block([0.0] * 4)] * 5, every_s=0.06)})
+    rig.inbox.problem = "the broker has no topic feedback.models"
+    rig.run()
+    said = [r.getMessage() for r in caplog.records]
+    assert said.count("the broker has no topic feedback.models; the thresholds and models in force stay") == 1
 
 
 def test_while_the_broker_is_away_it_decides_spools_says_one_sentence_and_keeps_it_for_the_next_start(
