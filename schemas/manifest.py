@@ -132,8 +132,9 @@ class Manifest(_Strict):
                 )
         if self.heavy.threshold is None:
             raise ValueError("heavy.threshold is missing")
-        if not self.bounds.low <= self.levels.escalate_at <= self.levels.raise_at <= self.bounds.high:
-            raise ValueError("the default levels lie outside of the bounds")
+        for who, levels in [("levels", self.levels), *self.device_levels.items()]:
+            if not within(self.bounds, levels):
+                raise ValueError(f"{who}: the levels lie outside of the bounds")
         return self
 
     def scaling_of(self, device_id: str) -> Scaling:

@@ -20,7 +20,7 @@ Times = npt.NDArray[np.int64]
 
 
 class Outcome(StrEnum):
-    """What a window is. SUSPECT is only ever provisional: the edge leaves the answer to the heavy model."""
+    """What a window is. SUSPECT: the edge leaves the answer to the heavy model; it stays where that cannot answer."""
 
     UNKNOWN = "UNKNOWN"
     NORMAL = "NORMAL"
@@ -355,7 +355,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetWindow:
-    """Statistics of one cohort in one window. A higher revision replaces a lower one of the same window."""
+    """Statistics of one cohort in one window; a higher revision replaces a lower one of that window and channels."""
 
     cohort: str
     window_start: int

@@ -87,9 +87,12 @@ class Scorer:
         scaled = standardise(windows, centre, scale)
         feed = extract(scaled, self.half.statistics) if self.half.feed == "features" else scaled
         (out,) = self._runtime.run([self.half.output], {self.half.input: feed})
-        scores = np.asarray(out, np.float64).reshape(len(windows), -1)
-        if scores.shape[1] != 1:
-            raise ModelError("the score output must hold one number per window", got=scores.shape[1])
+        try:
+            scores = np.asarray(out, np.float64).reshape(len(windows), 1)
+        except (TypeError, ValueError):
+            raise ModelError(
+                "the score output must hold one number per window", file=self.half.file, windows=len(windows)
+            ) from None
         if not np.isfinite(scores).all():
             raise ModelError("the model gave a score that is not finite", model=self.manifest.name, file=self.half.file)
         return scores[:, 0]

@@ -79,7 +79,7 @@ def test_a_valid_manifest_is_taken(manifest: dict[str, Any]) -> None:
         (at("scaling.centre", [1.0]), r"one entry per channel \(2\)"),
         (at("device_scaling", {"pump-1": {"centre": [0.0], "scale": [1.0]}}), r"pump-1: centre and scale"),
         (at("levels.raise_at", 0.9), r"clear_at <= escalate_at <= raise_at at \$\.levels"),
-        (at("bounds.high", 1.5), r"the default levels lie outside of the bounds"),
+        (at("bounds.high", 1.5), r"levels: the levels lie outside of the bounds"),
         (at("edge.self_test.scores", [1.0, 2.0]), r"with a score each"),
         (at("edge.self_test.windows", []), r"at \$\.edge\.self_test\.windows"),
         (at("edge.self_test.tolerance", 0.0), r"at \$\.edge\.self_test\.tolerance"),
