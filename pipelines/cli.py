@@ -80,6 +80,8 @@ def _log_to_stderr() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for ours in ("pipelines", "schemas"):
         logging.getLogger(ours).setLevel(logging.INFO)
+    # It repeats every failed reconnect, hundreds in an outage; what matters of it is said once, by us.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_worth_reading)
 

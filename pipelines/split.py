@@ -32,6 +32,10 @@ class LateData(TidegateError):
     """A good record of a window that is closed for good."""
 
 
+class LostRecords(TidegateError):
+    """Records are gone from the topic that nobody had read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowRule:
     """Fleet windows: `size_us` long, corrected by late data until `lateness_us` after their end."""
@@ -82,6 +86,8 @@ class _Split(beam.DoFn):
         topic = chunk.topic.removeprefix(self._prefix)
         events, audits, sightings = [], [], []
         failed: list[Outgoing] = []
+        if chunk.lost_from >= 0:
+            failed.append(self._gap(chunk))
         for record in self._records(chunk, topic):
             try:
                 good: Any = decode(record.value or b"", topics.by_name(topic).record)
@@ -99,6 +105,17 @@ class _Split(beam.DoFn):
         self._bad.inc(len(failed))
         yield Lanes(chunk.receipt, events, audits, sightings)
         yield beam.pvalue.TaggedOutput(FAILED, Batch(failed, (chunk.receipt,)))
+
+    def _gap(self, chunk: Chunk) -> Outgoing:
+        """A dead letter that stands for records which the broker had deleted before they were read."""
+        gone = Record(chunk.lost_from, None, b"", chunk.records[0].append_time_ms if chunk.records else 0)
+        last = (chunk.begin if chunk.records else chunk.end) - 1
+        cause = LostRecords(
+            f"offsets {chunk.lost_from} to {last} were deleted by retention before they were read",
+            fix="keep the topic longer, or the pipeline up",
+        )
+        at_us = gone.append_time_ms * 1000 if self._recorded_clock else time.time_ns() // 1000  # noqa: TID251
+        return outgoing(failure(chunk, gone, "source", cause, at_us))
 
     def _records(self, chunk: Chunk, topic: str) -> list[Record]:
         """Aggregates of windows that an earlier run left open are wanted again; other records only once."""

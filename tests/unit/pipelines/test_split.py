@@ -220,3 +220,12 @@ def test_topics_of_the_catalogue_all_have_a_lane() -> None:
     from pipelines.graph import INPUTS
 
     assert {t.name for t in INPUTS} == {topics.EVENTS.name, topics.AGGREGATES.name, topics.SAMPLES.name}
+
+
+def test_records_that_retention_deleted_unread_leave_a_dead_letter_that_names_them() -> None:
+    gap = Chunk("flow", "edge.events", 1, 5, 9, 0, [], lost_from=5)
+    lanes, (letter,) = split(gap)
+    assert lanes.events == []
+    assert (letter.source, letter.partition, letter.offset, letter.stage) == ("edge.events", 1, 5, "source")
+    assert letter.reason == "LostRecords"
+    assert "offsets 5 to 8 were deleted by retention" in letter.problem
