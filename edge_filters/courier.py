@@ -14,9 +14,9 @@ from edge_filters.outgoing import Parcel, Priority
 from edge_filters.ports import Delivery, Outbox, Spool
 
 #: Parcels and bytes on their way at most: enough to fill the link, small beside the memory of a device.
-MAX_ON_THE_WAY = 2048
-MAX_BYTES_ON_THE_WAY = 8 * 1024 * 1024
-_READ_RECORDS, _READ_BYTES = 256, 1024 * 1024
+MAX_ON_THE_WAY = 1024
+MAX_BYTES_ON_THE_WAY = 3 * 1024 * 1024
+_READ_RECORDS, _READ_BYTES = 256, 256 * 1024
 
 
 class Courier:

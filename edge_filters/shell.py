@@ -39,6 +39,8 @@ TICK_S = 0.05
 NEWS_S = 0.2
 #: A broker that is away for less is not worth a sentence.
 AWAY_S = 1.5
+#: What goes on for long is said again after this.
+SAY_AGAIN_S = 30.0
 #: A sensor that can wait is left waiting above this share of the spool, or this many parcels.
 ENOUGH_SPOOLED, ENOUGH_WAITING = 0.5, 20_000
 
@@ -93,6 +95,7 @@ class Shell:
         self._away_since: float | None = None
         self._said_away = False
         self._said_deaf = ""
+        self._dropped, self._said_dropped_s = 0, -SAY_AGAIN_S
         self._decided = False
         self.failures: list[TidegateError] = []
 
@@ -223,12 +226,24 @@ class Shell:
         self._send(self.engine.tick(self._clock))
         self._hear()
         self._install()
-        if dropped := self._spool.take_dropped():
-            self._count(dropped, "records_dropped")
+        self._take_dropped(now)
         for notice in self._spool.take_notices():
             log.error(notice)
         self._watch_broker(now)
         self._tell(now)
+
+    def _take_dropped(self, now: float) -> None:
+        if dropped := self._spool.take_dropped():
+            self._dropped += sum(dropped.values())
+            self._count(dropped, "records_dropped")
+        if self._dropped and now - self._said_dropped_s > SAY_AGAIN_S:
+            self._said_dropped_s = now
+            log.error(
+                "the spool is full: its %d oldest records were dropped, bulk before urgent; "
+                "raise spool.max_bytes, or bring the broker back",
+                self._dropped,
+            )
+            self._dropped = 0
 
     def _hear(self) -> None:
         if self._inbox is None:
@@ -319,6 +334,7 @@ class Shell:
         self._send(self.engine.flush(self._clock))
         deadline = time.monotonic() + self._limits.drain_s
         self._wait(deadline, lambda: self._courier.idle)
+        self._take_dropped(float("inf"))
         self._tell(time.monotonic(), Health.STOPPED)
         self._wait(deadline, lambda: not self._pending_statuses())
         if waiting := self._spool.waiting_records:

@@ -263,19 +263,13 @@ class FileSpool:
     def _evict(self, lane: _Lane) -> None:
         segment = lane.segments[0]
         at = segment.first
-        dropped = 0
         for found in _frames(segment.path.read_bytes(), lane.priority):
             if at >= lane.acked:
                 self._dropped[found.parcel.key] += 1
                 lane.waiting_bytes -= frame_bytes(found.parcel)
-                dropped += 1
             at += 1
         lane.acked = max(lane.acked, segment.end)
         self._remove_acked(lane)
-        self.notices.append(
-            f"the spool is full: the {dropped} oldest records of the {_NAMES[lane.priority]} lane were dropped; "
-            "raise spool.max_bytes, or bring the broker back"
-        )
 
     def take_dropped(self) -> dict[bytes, int]:
         """Parcels per key that were thrown out or damaged since the last call."""

@@ -192,6 +192,23 @@ def test_while_the_broker_is_away_it_decides_spools_says_one_sentence_and_keeps_
     again.close()
 
 
+def test_a_spool_that_overflows_is_said_once_in_a_while_and_counted_per_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path, {"pump-7": ScriptedSensor([block([5.0] * 40_000)] * 8, can_wait=False, every_s=0.06)})
+    rig.engine.slots[0].window_readings = rig.engine.devices["pump-7"].windower.window_readings = 40_000
+    rig.outbox.ready = False
+    rig.run()
+    counters = rig.engine.devices["pump-7"].counters
+    assert counters["records_dropped"] > 1
+    waiting = FileSpool(tmp_path / "spool", max_bytes=1 << 20, fsync="never")
+    assert counters["records_enqueued"] == counters["records_dropped"] + waiting.waiting_records
+    waiting.close()
+    said = [r.getMessage() for r in caplog.records if "the spool is full" in r.getMessage()]
+    assert len(said) == 2  # when it began, and how many more at the end
+    assert said[0].endswith("dropped, bulk before urgent; raise spool.max_bytes, or bring the broker back")
+
+
 def test_when_the_broker_comes_back_it_says_so_and_catches_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
