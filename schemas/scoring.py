@@ -48,6 +48,8 @@ class Scorer:
         self.half: Half = getattr(package.manifest, which)
         self._runtime = runtime
         self._scaling: dict[str, tuple[Floats, Floats]] = {}
+        none = np.empty(0, np.float32)
+        self._stacked: tuple[tuple[str, ...], Floats, Floats] = ((), none, none)
         self._check_fit()
         self._check_answers()
 
@@ -81,9 +83,7 @@ class Scorer:
         if len(distinct) == 1:
             centre, scale = self._scaling_of(devices[0])
         else:
-            pairs = [self._scaling_of(device) for device in devices]
-            centre = np.stack([c for c, _ in pairs])[:, None, :]
-            scale = np.stack([s for _, s in pairs])[:, None, :]
+            centre, scale = self._scaling_of_each(tuple(devices))
         scaled = standardise(windows, centre, scale)
         feed = extract(scaled, self.half.statistics) if self.half.feed == "features" else scaled
         (out,) = self._runtime.run([self.half.output], {self.half.input: feed})
@@ -96,6 +96,15 @@ class Scorer:
         if not np.isfinite(scores).all():
             raise ModelError("the model gave a score that is not finite", model=self.manifest.name, file=self.half.file)
         return scores[:, 0]
+
+    def _scaling_of_each(self, devices: tuple[str, ...]) -> tuple[Floats, Floats]:
+        """Scaling as [batch, 1, channels]; kept for the next batch, which mostly is of the same devices again."""
+        kept = self._stacked  # read once: a scorer may be shared by threads
+        if kept[0] != devices:
+            pairs = [self._scaling_of(device) for device in devices]
+            centre, scale = (np.stack(each)[:, None, :] for each in zip(*pairs, strict=True))
+            kept = self._stacked = devices, centre, scale
+        return kept[1], kept[2]
 
     def _scaling_of(self, device_id: str) -> tuple[Floats, Floats]:
         found = self._scaling.get(device_id)
