@@ -63,7 +63,8 @@ class Broker:
 
     Args:
         folder: everything it writes is here: data, server.properties, logs. Made when missing.
-        port: where clients connect; None takes 9092, or any other when that is taken.
+        port: where clients connect; None takes any that is free, and 9092 first where it is not leashed: a broker
+            that other programs shall find.
         leashed: the broker dies with this process, whatever kills it.
     """
 
@@ -109,7 +110,7 @@ class Broker:
             return
         java, libs = toolchain.find(toolchain.JAVA).path, jars()
         if not self.port:
-            wanted = self._wanted_port or USUAL_PORT
+            wanted = self._wanted_port or (None if self._leashed else USUAL_PORT)
             self.port, self.controller_port = ports.choose([wanted, None])
             if self._wanted_port and self.port != self._wanted_port:
                 taken, self.port = self.port, 0
@@ -122,7 +123,12 @@ class Broker:
     def wait_ready(self, *, timeout_s: float) -> None:
         """Wait until it answers clients. Raises UnavailableError: with the reason from its log."""
         try:
-            wait_ready(self.bootstrap_servers, timeout_s=timeout_s, alive=lambda: self.running)
+            wait_ready(
+                self.bootstrap_servers,
+                timeout_s=timeout_s,
+                alive=lambda: self.running,
+                cluster_id=self._cluster_id(),
+            )
         except UnavailableError as error:
             problem = f"the broker did not start: {error.problem}"
             raise UnavailableError(problem, log=str(self.log), fix=self._why()) from error
@@ -161,6 +167,11 @@ class Broker:
                 self.process.wait()
         self.process = None
 
+    def _cluster_id(self) -> str:
+        """The id in the storage's own properties."""
+        lines = (self.folder / "data" / "meta.properties").read_text().splitlines()
+        return next((line.partition("=")[2] for line in lines if line.startswith("cluster.id=")), "")
+
     def _prepare(self, java: str, libs: Path) -> None:
         """Write server.properties and, for a new folder, format the storage."""
         data = self.folder / "data"
@@ -176,7 +187,7 @@ class Broker:
             "kafka.tools.StorageTool",
             "format",
             "-t",
-            _cluster_id(),
+            _new_cluster_id(),
             "-c",
             str(properties),
         ]
@@ -225,7 +236,7 @@ class Broker:
         return "it says: " + " | ".join(lines[-3:]) if lines else "read its log"
 
 
-def _cluster_id() -> str:
+def _new_cluster_id() -> str:
     """A new cluster id as Kafka writes them: a UUID in base64. The prefix keeps it from looking like an option."""
     return "T" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
 

@@ -68,6 +68,10 @@ class Cluster:
         """`host:port` of every broker that takes part."""
         return [f"{b['host']}:{b['port']}" for b in self._admin.describe_cluster()["brokers"] if not b.get("is_fenced")]
 
+    def cluster_id(self) -> str:
+        """The id that its storage was formatted with."""
+        return str(self._admin.describe_cluster()["cluster_id"])
+
     def topics(self, names: Iterable[str] | None = None) -> dict[str, TopicState]:
         """The named topics that exist (all but Kafka's own when None), with partitions and their own configuration."""
         from kafka.admin import ConfigResource
@@ -177,10 +181,13 @@ def unreachable(bootstrap_servers: str, cause: Exception | None) -> UnavailableE
     )
 
 
-def wait_ready(bootstrap_servers: str, *, timeout_s: float, alive: Callable[[], bool] = lambda: True) -> None:
+def wait_ready(
+    bootstrap_servers: str, *, timeout_s: float, alive: Callable[[], bool] = lambda: True, cluster_id: str = ""
+) -> None:
     """Wait until the broker answers a metadata request with itself in it; then topics can be made.
 
-    Raises: UnavailableError: `alive()` turned false, or `timeout_s` passed.
+    Raises: UnavailableError: `alive()` turned false, `timeout_s` passed, or a broker of another cluster than
+    `cluster_id` answers there.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -192,8 +199,11 @@ def wait_ready(bootstrap_servers: str, *, timeout_s: float, alive: Callable[[], 
         try:
             reach(bootstrap_servers, timeout_s=min(left, 1.0))
             with Cluster(bootstrap_servers, timeout_s=min(left, 5.0)) as cluster:
-                if cluster.brokers():
-                    return
+                found = cluster.cluster_id() if cluster.brokers() else ""
         except UnavailableError:
-            pass
+            found = ""
+        if found and found == (cluster_id or found):
+            return
+        if found:
+            raise UnavailableError("another broker was faster to take its port", broker=bootstrap_servers)
         time.sleep(_PAUSE_S)
