@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from schemas.config import Duration, Existing, PathTo, Section, Size, problem, read
+from schemas.errors import ConfigError
 from schemas.ids import DEVICE_ID
 
 #: Settings of kafka-python that may be passed through; how records are batched and acknowledged is ours.
@@ -253,8 +254,6 @@ class EdgeConfig(Section):
 
 def read_config(path: Path, environ: Mapping[str, str], exists: Callable[[Path], bool] = Path.exists) -> EdgeConfig:
     """The configuration in a file. Raises ConfigError: with every problem in it."""
-    from schemas.errors import ConfigError
-
     try:
         text = path.read_bytes()
     except OSError as cause:

@@ -21,7 +21,9 @@ from edge_filters.io.state import FileStore
 from edge_filters.ports import Outbox, Sensor, Spool
 from edge_filters.shell import Limits, Shell
 from edge_filters.updates import HashTrust, ModelUpdates
-from schemas.errors import ConfigError, exit_code
+from schemas.container import read
+from schemas.errors import ConfigError, DecodeError, exit_code
+from schemas.records import SensorBlock
 
 log = logging.getLogger("edge_filters")
 
@@ -171,10 +173,6 @@ class _Clocked:
 
 def _devices_in(path: Path) -> dict[str, str]:
     """Devices of a recording with their cohorts, in the order in which they first appear."""
-    from schemas.container import read
-    from schemas.errors import DecodeError
-    from schemas.records import SensorBlock
-
     found: dict[str, str] = {}
     try:
         with path.open("rb") as file:

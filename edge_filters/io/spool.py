@@ -4,7 +4,7 @@
     spool/urgent/acked                        number of the first parcel that is not acknowledged
     spool/urgent/00000000000000000000.seg     frames; the name is the number of the first parcel in it
 
-A frame is length, CRC-32, then topic, key and payload. Acknowledged segments are removed whole. A crash can leave a
+Frames are described in frames.py. Acknowledged segments are removed whole. A crash can leave a
 torn frame at the end of the last segment: it is cut off at the next start, and nothing that `append` returned for is
 lost by kill -9 (with fsync "always", by a power cut either). When there is no room, the oldest bulk segment goes, then
 the oldest urgent one, and every parcel in it is counted as dropped.
@@ -25,51 +25,16 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from edge_filters.io.frames import HEAD, MAX_FRAME_BYTES, frame, frame_bytes, frames
 from edge_filters.outgoing import Parcel, Priority
 from schemas.errors import SpoolError
 
 Fsync = Literal["always", "interval", "never"]
 
-_FRAME = struct.Struct("<IIBB")  # bytes behind the CRC, CRC of them, then lengths of topic and key
-_HEAD, _LENGTHS = 8, 2
 _ACKED = struct.Struct("<QI")
-MAX_FRAME_BYTES = 2 * 1024 * 1024
 _NAMES = {Priority.URGENT: "urgent", Priority.BULK: "bulk"}
-
-
-def _frame(parcel: Parcel) -> bytes:
-    topic = parcel.topic.encode()
-    body = bytes((len(topic), len(parcel.key))) + topic + parcel.key + parcel.payload
-    return struct.pack("<II", len(body), zlib.crc32(body)) + body
-
-
-def frame_bytes(parcel: Parcel) -> int:
-    """Bytes that a parcel takes in the spool."""
-    return _HEAD + _LENGTHS + len(parcel.topic) + len(parcel.key) + len(parcel.payload)
-
-
-class _Found(NamedTuple):
-    parcel: Parcel
-    end: int
-
-
-def _frames(data: bytes, priority: Priority, at: int = 0) -> Iterator[_Found]:
-    """Whole and undamaged frames from `at` on; ends at the first that is not."""
-    while at + _HEAD + _LENGTHS <= len(data):
-        size, crc = struct.unpack_from("<II", data, at)
-        start, end = at + _HEAD, at + _HEAD + size
-        if not _LENGTHS <= size <= MAX_FRAME_BYTES or end > len(data):
-            return
-        body = data[start:end]
-        if zlib.crc32(body) != crc or _LENGTHS + body[0] + body[1] > size:
-            return
-        topic_end = _LENGTHS + body[0]
-        key_end = topic_end + body[1]
-        topic = body[_LENGTHS:topic_end].decode(errors="replace")
-        yield _Found(Parcel(priority, topic, body[topic_end:key_end], body[key_end:]), end)
-        at = end
 
 
 @dataclass(slots=True)
@@ -194,10 +159,10 @@ class FileSpool:
         starts: dict[Priority, int] = {}
         by_lane: dict[Priority, list[bytes]] = {}
         for parcel in parcels:
-            by_lane.setdefault(parcel.priority, []).append(_frame(parcel))
-        for priority, frames in by_lane.items():
+            by_lane.setdefault(parcel.priority, []).append(frame(parcel))
+        for priority, framed in by_lane.items():
             lane = self._lanes[priority]
-            data = b"".join(frames)
+            data = b"".join(framed)
             starts[priority] = lane.end
             with _disk(self._folder):
                 if not lane.segments or lane.segments[-1].size >= self._segment_bytes:
@@ -205,8 +170,8 @@ class FileSpool:
                 self._make_room(len(data))
                 segment = lane.segments[-1]
                 self._write(lane, segment, data)
-            segment.count += len(frames)
-            lane.next_name = max(lane.next_name + len(frames), lane.end)
+            segment.count += len(framed)
+            lane.next_name = max(lane.next_name + len(framed), lane.end)
             segment.size += len(data)
             lane.waiting_bytes += len(data)
             self._used += len(data)
@@ -263,7 +228,7 @@ class FileSpool:
     def _evict(self, lane: _Lane) -> None:
         segment = lane.segments[0]
         at = segment.first
-        for found in _frames(segment.path.read_bytes(), lane.priority):
+        for found in frames(segment.path.read_bytes(), lane.priority):
             if at >= lane.acked:
                 self._dropped[found.parcel.key] += 1
                 lane.waiting_bytes -= frame_bytes(found.parcel)
@@ -291,23 +256,21 @@ class FileSpool:
             return []
         cursor = lane.cursor
         if cursor.number != number or cursor.segment != segment.first:
-            skipped = list(
-                zip(range(segment.first, number), _frames(segment.path.read_bytes(), priority), strict=False)
-            )
+            skipped = list(zip(range(segment.first, number), frames(segment.path.read_bytes(), priority), strict=False))
             cursor = _Cursor(number, segment.first, skipped[-1][1].end if skipped else 0)
         with _disk(self._folder), segment.path.open("rb") as file:
             file.seek(cursor.offset)
             data = file.read(max_bytes)
             parcels: list[Parcel] = []
             end = 0
-            for found in _frames(data, priority):
+            for found in frames(data, priority):
                 parcels.append(found.parcel)
                 end = found.end
                 if len(parcels) == max_records:
                     break
             if not parcels:  # the next one alone is larger
                 file.seek(cursor.offset)
-                for found in _frames(file.read(MAX_FRAME_BYTES + _HEAD), priority):
+                for found in frames(file.read(MAX_FRAME_BYTES + HEAD), priority):
                     parcels, end = [found.parcel], found.end
                     break
         lane.cursor = _Cursor(number + len(parcels), segment.first, cursor.offset + end)
@@ -398,7 +361,7 @@ class FileSpool:
         # Numbers follow each other without holes even behind damage, so they may be lower than the names say. That
         # errs on the safe side: after one more restart something that has arrived may go out again.
         segment = _Segment(path, lane.end if lane.segments else named)
-        for found in _frames(data, lane.priority):
+        for found in frames(data, lane.priority):
             if segment.end >= lane.acked:
                 lane.waiting_bytes += frame_bytes(found.parcel)
                 self.waiting_by_key[found.parcel.key] += 1
