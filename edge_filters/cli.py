@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_filters.io.signals import SignalledEvent
 from schemas.errors import TidegateError, exit_code
 
 _RUN = """\
@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     _log_to_stderr(config.edge.id, args.verbose)
     sys.setswitchinterval(0.0005)  # the client's threads must not keep a decision waiting
     gc.set_threshold(20_000, 20, 20)
-    stop = threading.Event()
+    stop = SignalledEvent()
 
     def end(signum: int, frame: Any) -> None:
         stop.set()

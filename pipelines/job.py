@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,6 +68,21 @@ def prepare(argv: Sequence[str]) -> PipelineOptions:
     return options
 
 
+class Stop:
+    """A plain flag: an Event that a signal handler sets can wait for itself, when the signal comes inside of wait()."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        """Ask the job to stop."""
+        self._set = True
+
+    def is_set(self) -> bool:
+        """Whether it was asked."""
+        return self._set
+
+
 class Job:
     """The live pipeline on some runner."""
 
@@ -120,7 +134,7 @@ class Job:
         build(pipeline, self._source, self._sinks, self._config)
         return pipeline
 
-    def run(self, stop: threading.Event, submitted: Callable[[], None] = lambda: None) -> None:
+    def run(self, stop: Stop, submitted: Callable[[], None] = lambda: None) -> None:
         """Run until `stop` is set, then end in good order. `submitted` is called once the runner has the job.
 
         Raises PipelineError: the runner gave up. UnavailableError: the broker or the topics are not there.
@@ -132,7 +146,8 @@ class Job:
         log.info("the pipeline runs on %s", self._options.view_as(StandardOptions).runner)
         report_at_s = time.monotonic() + REPORT_EVERY_S
         try:
-            while not stop.wait(POLL_S):
+            while not stop.is_set():
+                time.sleep(POLL_S)
                 state = result.state
                 if PipelineState.is_terminal(state):
                     raise PipelineError(
@@ -171,7 +186,7 @@ class Job:
 
 def run_until_signal(argv: Sequence[str]) -> None:
     """Run one job until SIGTERM or SIGINT. Raises TidegateError."""
-    stop = threading.Event()
+    stop = Stop()
 
     def listen() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
