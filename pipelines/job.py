@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -22,8 +23,8 @@ from pipelines.io.sink import WriteToKafka, close_producers
 from pipelines.io.source import ReadFromKafka
 from pipelines.options import TidegateOptions
 from schemas import topics
-from schemas.codec import decode, peek_identity
-from schemas.errors import PipelineError, TidegateError
+from schemas.codec import decode, is_a, peek_identity
+from schemas.errors import DecodeError, PipelineError
 from schemas.ids import Identity
 from schemas.records import EdgeAggregate
 
@@ -42,10 +43,10 @@ def event_time(record: Record) -> int:
     rest.
     """
     value = record.value or b""
-    try:
-        return decode(value, EdgeAggregate).window_end
-    except TidegateError:
-        return record.append_time_ms * 1000
+    if is_a(value, EdgeAggregate):
+        with contextlib.suppress(DecodeError):
+            return decode(value, EdgeAggregate).window_end
+    return record.append_time_ms * 1000
 
 
 def identity(record: Record) -> Identity | None:

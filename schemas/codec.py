@@ -239,6 +239,12 @@ def _build(cls: type[T], raw: dict[str, Any]) -> T:
     return cls(**raw)
 
 
+def is_a(payload: bytes, record: type[Any]) -> bool:
+    """Whether a payload says of itself that it is such a record; its body is not looked at."""
+    entry = BOOK._by_header.get(payload[:HEADER_BYTES])
+    return entry is not None and entry.record is record
+
+
 def peek_identity(payload: bytes) -> Identity | None:
     """Identity of a record of a device without decoding the rest; None where it has none or cannot be read.
 

@@ -7,9 +7,10 @@ from typing import Any
 import fastavro
 import pytest
 
-from schemas.codec import BOOK, MAX_BYTES, SchemaBook, check_schema, decode, decode_any, encode
+from schemas.codec import BOOK, MAX_BYTES, SchemaBook, check_schema, decode, decode_any, encode, is_a
 from schemas.errors import DecodeError
 from schemas.records import ArtifactChunk, Decision, DeviceStatus, EdgeEvent, Failure, FleetWindow, SensorBlock
+from tests.doubles import records as make
 from tests.golden.samples import SAMPLES
 
 
@@ -231,3 +232,11 @@ def test_an_array_of_items_that_take_no_bytes_is_refused(items: Any) -> None:
 def test_our_own_schemas_are_safe() -> None:
     for entry in BOOK.all():
         check_schema(entry.source)
+
+
+def test_a_payload_is_told_by_its_header_alone() -> None:
+    payload = encode(make.event())
+    assert is_a(payload, EdgeEvent)
+    assert not is_a(payload, SensorBlock)
+    assert not is_a(payload[:9], EdgeEvent)
+    assert not is_a(b"", EdgeEvent)
