@@ -91,8 +91,6 @@ class _Publish(beam.DoFn):
         self._published = Metrics.counter("tidegate.fleet", "windows")
         self._corrected = Metrics.counter("tidegate.fleet", "corrections")
         self._too_late = Metrics.counter("tidegate.fleet", "too_late")
-        self._too_late = Metrics.counter("tidegate.fleet", "too_late")
-        self._step = uuid.uuid4().hex
 
     def process(
         self,

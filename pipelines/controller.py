@@ -14,6 +14,7 @@ while the evidence still supports it, and evidence that was judged and led to no
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from schemas.errors import ConfigError, DecodeError
@@ -99,6 +100,15 @@ class Evidence:
             return cls(**(raw | {"event_ids": tuple(raw["event_ids"])}))
         except (ValueError, TypeError, KeyError) as cause:
             raise DecodeError("not evidence of the controller") from cause
+
+
+def merged(evidence: Iterable[Evidence]) -> list[Evidence]:
+    """Evidence merged per device, model and version of thresholds, in order of first appearance."""
+    out: dict[tuple[str, str, int], Evidence] = {}
+    for seen in evidence:
+        key = seen.device_id, seen.model_name, seen.thresholds_version
+        out[key] = out[key].merge(seen) if key in out else seen
+    return list(out.values())
 
 
 def of_decision(decision: Decision) -> Evidence | None:

@@ -64,7 +64,10 @@ def build(p: beam.Pipeline, source: beam.PTransform, sinks: Sinks, config: Graph
         config.models, spread=config.spread, recorded_clock=config.recorded_clock
     )
     fleet = routed.lanes | "Fleet" >> FleetWindows(config.window, config.flow)
-    thresholds = judged.evidence | "Feedback" >> Feedback(config.models, config.policy)
+    ticking = not (config.spread or config.recorded_clock)
+    thresholds = judged.evidence | "Feedback" >> Feedback(
+        config.models, config.policy, gather_s=0.5 if ticking else 0.0
+    )
     judged.decisions | "WriteDecisions" >> sinks.decisions
     fleet | "WriteFleet" >> sinks.fleet
     thresholds | "WriteThresholds" >> sinks.thresholds

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import numpy as np
-from apache_beam import typehints
 from apache_beam.metrics import Metrics
 
 from pipelines import decide
-from pipelines.controller import Evidence, of_audit, of_decision
+from pipelines.controller import Evidence, merged, of_audit, of_decision
 from pipelines.elements import Lanes
 from pipelines.io.chunk import Batch, Outgoing
 from pipelines.io.models import FolderShelf, Shelf, WatchSettings, watcher
@@ -29,8 +28,6 @@ from schemas.scoring import Scorer, Scores
 
 log = logging.getLogger(__name__)
 EVIDENCE = "evidence"
-#: Beam's own notation: an element type that is set by hand is not converted.
-KEYED = typehints.Tuple[bytes, bytes]
 
 #: Where a worker finds its models: the feedback topics, or package folders for batch replay.
 ModelSource = WatchSettings | tuple[str, ...]
@@ -43,10 +40,10 @@ def open_shelf(source: ModelSource) -> Shelf:
 
 
 class Judged(NamedTuple):
-    """Output of HeavyModel: encoded decisions per chunk, and evidence keyed by device."""
+    """Output of HeavyModel, one element per chunk each: encoded decisions, and evidence as lines of JSON."""
 
     decisions: beam.PCollection[Batch]
-    evidence: beam.PCollection[tuple[bytes, bytes]]
+    evidence: beam.PCollection[bytes]
 
 
 class HeavyModel(beam.PTransform):
@@ -62,7 +59,7 @@ class HeavyModel(beam.PTransform):
             lanes = lanes | "Spread" >> beam.Reshuffle()
         out = lanes | "Judge" >> beam.ParDo(self._judge).with_outputs(EVIDENCE, main="decisions")
         out["decisions"].element_type = Batch
-        out[EVIDENCE].element_type = KEYED
+        out[EVIDENCE].element_type = bytes
         return Judged(out["decisions"], out[EVIDENCE])
 
 
@@ -87,9 +84,8 @@ class _Judge(beam.DoFn):
         self._overridden.inc(sum(d.verdict is Verdict.OVERRIDDEN for d in decisions))
         self._unanswered.inc(sum(d.heavy_score is None for d in decisions))
         yield Batch([Outgoing(d.device_id.encode(), encode(d)) for d in decisions], (lanes.receipt,))
-        for merged in per_device(evidence):
-            pair = merged.device_id.encode(), merged.to_bytes()
-            yield beam.pvalue.TaggedOutput(EVIDENCE, pair)
+        if evidence:
+            yield beam.pvalue.TaggedOutput(EVIDENCE, b"\n".join(seen.to_bytes() for seen in merged(evidence)))
 
 
 def wall_clock() -> int:
@@ -193,12 +189,3 @@ def _scores(scorer: Scorer, windows: Sequence[Window]) -> tuple[dict[int, float]
 
 def _call(scorer: Scorer, windows: Sequence[Window]) -> Scores:
     return scorer.score(np.stack([w.matrix for w in windows]), [w.device_id for w in windows])
-
-
-def per_device(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Evidence merged per device and version of thresholds, in order of first appearance."""
-    merged: dict[tuple[str, str, int], Evidence] = {}
-    for seen in evidence:
-        key = seen.device_id, seen.model_name, seen.thresholds_version
-        merged[key] = merged[key].merge(seen) if key in merged else seen
-    return list(merged.values())

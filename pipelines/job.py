@@ -30,7 +30,9 @@ from schemas.records import EdgeAggregate
 
 log = logging.getLogger(__name__)
 
+#: How soon a stop is heard, and how often the runner is asked how it is; an answer costs it milliseconds.
 POLL_S = 0.2
+ASK_EVERY_S = 1.0
 REPORT_EVERY_S = 10.0
 #: How long a stop waits for what is in flight.
 STOP_TIMEOUT_S = 20.0
@@ -146,9 +148,13 @@ class Job:
         submitted()
         log.info("the pipeline runs on %s", self._options.view_as(StandardOptions).runner)
         report_at_s = time.monotonic() + REPORT_EVERY_S
+        ask_at_s = 0.0
         try:
             while not stop.is_set():
                 time.sleep(POLL_S)
+                if time.monotonic() < ask_at_s:
+                    continue
+                ask_at_s = time.monotonic() + ASK_EVERY_S
                 state = result.state
                 if PipelineState.is_terminal(state):
                     raise PipelineError(

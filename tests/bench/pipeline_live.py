@@ -4,7 +4,7 @@
     python -m tests.bench.pipeline_live --seconds 600 --rate 1000        the soak: books and memory of every process
 
 An event carries a window of 64 x 8 float32 and goes through the heavy model. Latency is from the last reading of its
-window (stamped when it is sent) to the broker having its final decision.
+window (stamped when it is sent) to the broker having its final decision, without the first seconds (WARM_UP_S).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -37,6 +38,8 @@ from tests.doubles.tiny_model import write_package
 from tests.wait import until
 
 READINGS, CHANNELS, DEVICES = 64, 8, 16
+#: A broker of the JVM compiles itself first; figures count from here on.
+WARM_UP_S = 15.0
 
 
 class Watch(threading.Thread):
@@ -74,13 +77,25 @@ def event(device: int, seq: int, values: bytes) -> EdgeEvent:
     )  # fmt: skip
 
 
-def memory_mb(root: psutil.Process) -> dict[str, float]:
-    """Resident memory of the pipeline's processes: supervisor, worker, prism."""
-    found = {"supervisor": root.memory_info().rss / 2**20}
+def processes(root: psutil.Process) -> dict[str, psutil.Process]:
+    """The pipeline's processes, and on whose account the rest of the cores goes: the broker and this load."""
+    found = {"supervisor": root, "load": psutil.Process()}
     for child in root.children(recursive=True):
-        name = "prism" if "prism" in child.name() else "worker"
-        found[name] = found.get(name, 0.0) + child.memory_info().rss / 2**20
+        found["prism" if "prism" in child.name() else "worker"] = child
+    for child in psutil.Process().children():
+        if "java" in child.name():
+            found["broker"] = child
     return found
+
+
+def memory_mb(root: psutil.Process) -> dict[str, float]:
+    """Resident memory of the pipeline's processes."""
+    return {name: p.memory_info().rss / 2**20 for name, p in processes(root).items() if name not in ("load", "broker")}
+
+
+def cpu_s(root: psutil.Process) -> dict[str, float]:
+    """CPU seconds used up to now."""
+    return {name: sum(p.cpu_times()[:2]) for name, p in processes(root).items()}
 
 
 def run(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
@@ -109,19 +124,24 @@ def run(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
             watch.done.set()
             watch.join()
             producer.close()
-    steady = np.array(watch.latencies_ms[int(rate) :])
+    steady = np.array(watch.latencies_ms[int(rate * WARM_UP_S) :])
     memory = sent.pop("memory_mb")
     return sent | {
         "rate": rate,
         "decided": len(watch.copies),
         "lost": sent["events"] - len(watch.copies),
         "doubled": sum(n - 1 for n in watch.copies.values()),
-        "latency_ms": {f"p{q}": round(float(np.percentile(steady, q)), 1) for q in (50, 90, 99)},
+        "latency_ms": _quantiles(steady),
+        "latency_ms_over_time": [_quantiles(part)["p99"] for part in np.array_split(steady, 10)],
         "memory_mb": {
             name: [round(m[name]) for m in memory if name in m] for name in ("supervisor", "worker", "prism")
         },
         "exit_code": code,
     }
+
+
+def _quantiles(latencies_ms: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {f"p{q}": round(float(np.percentile(latencies_ms, q)), 1) for q in (50, 90, 99)}
 
 
 def _load(
@@ -143,20 +163,19 @@ def _load(
     until(lambda: watch.copies, "the first decision", within_s=90)
     memory = []
     begun_s = time.monotonic()
-    cpu_before = _cpu_s(pipeline)
+    cpu_before, cpu_from_s = cpu_s(pipeline), begun_s
     while (elapsed_s := time.monotonic() - begun_s) < seconds:
         while count < elapsed_s * rate:
             send()
+        if cpu_from_s == begun_s and elapsed_s >= WARM_UP_S:
+            cpu_before, cpu_from_s = cpu_s(pipeline), time.monotonic()
         if elapsed_s >= len(memory) * max(5.0, seconds / 20):
             memory.append(memory_mb(pipeline))
         time.sleep(0.002)
     producer.flush()
-    cores = round((_cpu_s(pipeline) - cpu_before) / (time.monotonic() - begun_s), 2)
+    passed_s = time.monotonic() - cpu_from_s
+    cores = {name: round((used - cpu_before[name]) / passed_s, 2) for name, used in cpu_s(pipeline).items()}
     return {"events": count, "seconds": seconds, "cores_used": cores, "memory_mb": memory}
-
-
-def _cpu_s(root: psutil.Process) -> float:
-    return sum(sum(p.cpu_times()[:2]) for p in [root, *root.children(recursive=True)])
 
 
 def main() -> None:

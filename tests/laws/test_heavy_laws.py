@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.controller import Evidence
-from pipelines.heavy import judge_audits, judge_events, per_device
+from pipelines.controller import Evidence, merged
+from pipelines.heavy import judge_audits, judge_events
 from pipelines.io.models import FolderShelf
 from schemas.records import EdgeEvent, Outcome, SensorBlock
 from tests.doubles import records as make
@@ -74,7 +74,7 @@ def test_audits_tell_the_same_in_chunks_of_any_size(
     ]
 
     def counts(evidence: list[Evidence]) -> dict[tuple[str, int], tuple[int, int]]:
-        return {(e.device_id, e.thresholds_version): (e.audited, e.missed) for e in per_device(evidence)}
+        return {(e.device_id, e.thresholds_version): (e.audited, e.missed) for e in merged(evidence)}
 
     at_once = judge_audits(blocks, shelf)
     in_pieces = [e for piece in cut(blocks, size) for e in judge_audits(piece, shelf)]

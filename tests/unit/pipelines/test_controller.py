@@ -11,6 +11,7 @@ from pipelines.controller import (
     DeviceState,
     Evidence,
     ThresholdController,
+    merged,
     of_audit,
     of_decision,
 )
@@ -82,6 +83,19 @@ def test_inside_of_the_dead_band_or_with_little_evidence_nothing_is_issued(count
     state, update = CONTROL.step(DeviceState(), seen(**counts), MANIFEST)
     assert update is None
     assert state.version == 0
+
+
+def test_evidence_is_merged_per_device_model_and_version_of_thresholds() -> None:
+    def told(device: str, version: int, model: str = "tiny") -> Evidence:
+        return Evidence(device_id=device, model_name=model, thresholds_version=version, at_us=1, escalated=1)
+
+    together = merged([told("a", 1), told("b", 1), told("a", 1), told("a", 2), told("a", 1, "new")])
+    assert [(e.device_id, e.thresholds_version, e.model_name, e.escalated) for e in together] == [
+        ("a", 1, "tiny", 2),
+        ("b", 1, "tiny", 1),
+        ("a", 2, "tiny", 1),
+        ("a", 1, "new", 1),
+    ]
 
 
 def test_evidence_in_small_pieces_counts_like_one() -> None:

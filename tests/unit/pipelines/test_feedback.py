@@ -6,9 +6,10 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.controller import ControllerPolicy, Evidence
-from pipelines.feedback import Feedback, _Control
+from pipelines.feedback import Feedback, _Control, _Gather
 from pipelines.io.chunk import Batch
 from pipelines.io.models import FolderShelf
 from schemas.codec import decode
@@ -35,11 +36,10 @@ def updates(batches: list[Batch]) -> list[ThresholdUpdate]:
 
 def run(model: str, *evidence: Evidence) -> list[Batch]:
     found = Collect()
-    pairs = [(e.device_id.encode(), e.to_bytes()) for e in evidence]
     with beam.Pipeline(runner=FnApiRunner()) as p:
         (
             p
-            | beam.Create(pairs, reshuffle=False).with_output_types(tuple[bytes, bytes])
+            | beam.Create([e.to_bytes() for e in evidence], reshuffle=False).with_output_types(bytes)
             | Feedback((model,), POLICY)
             | found
         )
@@ -55,6 +55,24 @@ def test_each_device_has_a_memory_of_its_own(model: str) -> None:
 
 def test_evidence_of_a_model_that_nobody_published_leads_to_nothing(model: str) -> None:
     assert run(model, seen(model_name="unheard-of")) == []
+
+
+def test_evidence_is_held_until_it_is_due_and_goes_on_at_a_tick_without_chunks() -> None:
+    now_s = 100.0
+    gather = _Gather(0.5, lambda: now_s)
+
+    def tick(*chunks: bytes) -> list[Evidence]:
+        for lines in chunks:
+            assert list(gather.process(lines, Timestamp(7))) == []
+        return [Evidence.from_bytes(told.value[1]) for told in gather.finish_bundle()]
+
+    assert tick(seen("a").to_bytes(), seen("b").to_bytes() + b"\n" + seen("a", version=3).to_bytes()) == []
+    now_s += 0.4
+    assert tick(seen("a", at_us=2_000).to_bytes()) == []
+    now_s += 0.1
+    assert tick() == [seen("a", at_us=2_000, escalated=20, overridden=20), seen("b"), seen("a", version=3)]
+    now_s += 1.0
+    assert tick() == []
 
 
 class Memory:
