@@ -191,17 +191,21 @@ def check(argv: Sequence[str]) -> PipelineOptions:
     return options
 
 
+def own_help(command: str) -> str:
+    """Our options alone."""
+    own = argparse.ArgumentParser(usage=f"python -m pipelines {command} --runner=NAME [option ...]", add_help=False)
+    TidegateOptions._add_argparse_args(own)
+    return own.format_help()
+
+
 def help_text(command: str) -> str:
     """Our options, then all of Beam's."""
-    usage = f"python -m pipelines {command} --runner=NAME [option ...]"
-    own = argparse.ArgumentParser(usage=usage, add_help=False)
-    TidegateOptions._add_argparse_args(own)
     every = _parser()
     for cls in PipelineOptions.__subclasses__():
         if cls is not TidegateOptions:
             cls._add_argparse_args(every)
     beam = every.format_help().partition("\n\n")[2].partition("\n")[2]
-    return f"{own.format_help()}\nBeam's options, passed on unchanged:\n{beam}"
+    return f"{own_help(command)}\nBeam's options, passed on unchanged:\n{beam}"
 
 
 def _parser() -> Any:
