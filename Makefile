@@ -5,7 +5,7 @@ PY := $(shell command -v python3 || command -v python3.11 || command -v python)
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check fix bench ci lock clean
+.PHONY: help setup demo test check fix bench docs ci lock clean
 
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -32,6 +32,9 @@ fix: setup      ## what check can repair by itself
 
 bench: setup    ## the figures of tests/bench, on an otherwise quiet machine
 	@$(BIN)/python -m tests.bench $(BENCHES)
+
+docs: setup     ## docs/reference anew, from the code it describes
+	@$(BIN)/python -m deploy.reference
 
 ci: check test  ## what .ci/run calls
 

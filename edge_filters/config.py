@@ -107,7 +107,7 @@ class ModelSource(Section):
 class Recorded(Section):
     """A recording, replayed as a live device."""
 
-    kind: Literal["recorded"] = "recorded"
+    kind: Literal["recorded"] = Field(default="recorded", description="Chooses this sensor.")
     path: Existing = Field(description="Avro container file of SensorBlocks.")
     device: str | None = Field(default=None, description="Which device of the file, where it holds several.")
     speed: Annotated[float | None, BeforeValidator(_speed)] = Field(default=1.0, description='"60x", or "max".')
@@ -123,13 +123,15 @@ class Recorded(Section):
 class Synthetic(Section):
     """A signal made by rule."""
 
-    kind: Literal["synthetic"] = "synthetic"
-    rate_hz: float = Field(default=100.0, gt=0)
-    noise: float = Field(default=0.1, ge=0)
-    burst_every: Duration = 30_000_000
-    readings: int | None = Field(default=None, ge=1)
-    max_readings: int | None = Field(default=None, ge=1, le=65536)
-    seed: int = 0
+    kind: Literal["synthetic"] = Field(default="synthetic", description="Chooses this sensor.")
+    rate_hz: float = Field(default=100.0, gt=0, description="Readings per second.")
+    noise: float = Field(default=0.1, ge=0, description="Standard deviation of what is added to each reading.")
+    burst_every: Duration = Field(default=30_000_000, description="One second in so long the signal is 3 higher; "0s": never.")
+    readings: int | None = Field(default=None, ge=1, description="Ends after so many; default: never.")
+    max_readings: int | None = Field(
+        default=None, ge=1, le=65536, description="Of a block; default: the model's window."
+    )
+    seed: int = Field(default=0, description="The same seed gives the same signal.")
 
 
 class Plugin(Section):
@@ -137,7 +139,7 @@ class Plugin(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    kind: str
+    kind: str = Field(description="`module:name`, or the name of an entry point.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -160,7 +162,9 @@ class DeviceTable(Section):
     """One device."""
 
     id: str = Field(description="ISA-95 path of the device, also its Kafka key.")
-    cohort: str | None = Field(default=None, min_length=1, max_length=128)
+    cohort: str | None = Field(
+        default=None, min_length=1, max_length=128, description="Its group; default: that of [edge], else the model's."
+    )
     model: Existing | None = Field(default=None, description="Folder of its own model package.")
     sensor: SensorTable
 
@@ -197,17 +201,19 @@ class SpoolTable(Section):
     """Store and forward."""
 
     path: PathTo | None = Field(default=None, description="Folder; default: spool in the state folder.")
-    max_bytes: Size = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
+    max_bytes: Size = Field(
+        default=64 * 1024 * 1024, ge=1024 * 1024, description="When it is full, the oldest bulk records go first."
+    )
     fsync: Literal["always", "interval", "never"] = Field(
         default="interval", description="When data is forced to disk."
     )
-    fsync_every: Duration = Field(default=1_000_000, ge=1000)
+    fsync_every: Duration = Field(default=1_000_000, ge=1000, description='With fsync = "interval": how often.')
 
 
 class StatusTable(Section):
     """The heartbeat."""
 
-    every: Duration = Field(default=5_000_000, ge=10_000)
+    every: Duration = Field(default=5_000_000, ge=10_000, description="How often a device reports its state.")
 
 
 class EdgeConfig(Section):

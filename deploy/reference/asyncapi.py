@@ -1,0 +1,75 @@
+"""The topic catalogue as an AsyncAPI 3.0 document. https://www.asyncapi.com/docs/reference/specification/v3.0.0"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from schemas.codec import BOOK
+from schemas.topics import CATALOGUE, Topic
+
+_AVRO = "application/vnd.apache.avro;version=1.11.0"
+#: Who writes a topic; the other side reads it.
+_EDGE = "edge."
+
+
+def page() -> str:
+    """The document as JSON."""
+    return json.dumps(document(), indent=1) + "\n"
+
+
+def document() -> dict[str, Any]:
+    """The document: a channel per topic, and what edges and pipelines send and receive."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Tidegate topics",
+            "version": "1",
+            "description": "What edge filters and pipelines tell each other. Values are Avro in single-object framing.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "avro/binary",
+        "servers": {"local": {"host": "127.0.0.1:9092", "protocol": "kafka", "description": "Of `tidegate up`."}},
+        "channels": {t.name: _channel(t) for t in CATALOGUE},
+        "operations": {name: body for t in CATALOGUE for name, body in _operations(t)},
+        "components": {"messages": {t.record.__name__: _message(t) for t in CATALOGUE}},
+    }
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    if topic.compacted:
+        config["cleanup.policy"] = ["compact"]
+        config["delete.retention.ms"] = int(topic.config["delete.retention.ms"])
+    if "retention.ms" in topic.config:
+        config["retention.ms"] = int(topic.config["retention.ms"])
+    name = topic.record.__name__
+    return {
+        "address": topic.name,
+        "description": topic.doc,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "bindings": {
+            "kafka": {"partitions": topic.partitions, "topicConfiguration": config, "bindingVersion": "0.5.0"}
+        },
+    }
+
+
+def _operations(topic: Topic) -> list[tuple[str, dict[str, Any]]]:
+    channel = {"$ref": f"#/channels/{topic.name}"}
+    writer, reader = ("edge", "pipeline") if topic.name.startswith(_EDGE) else ("pipeline", "edge")
+    operations = [(f"{writer}.send.{topic.name}", {"action": "send", "channel": channel})]
+    if not topic.name.startswith("cloud."):
+        operations.append((f"{reader}.receive.{topic.name}", {"action": "receive", "channel": channel}))
+    return operations
+
+
+def _message(topic: Topic) -> dict[str, Any]:
+    schema = BOOK.newest(topic.record).source
+    return {
+        "name": topic.record.__name__,
+        "summary": schema["doc"],
+        "payload": {"schemaFormat": _AVRO, "schema": schema},
+        "bindings": {
+            "kafka": {"key": {"type": "string", "description": topic.key}, "bindingVersion": "0.5.0"},
+        },
+    }
