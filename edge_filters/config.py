@@ -126,7 +126,9 @@ class Synthetic(Section):
     kind: Literal["synthetic"] = Field(default="synthetic", description="Chooses this sensor.")
     rate_hz: float = Field(default=100.0, gt=0, description="Readings per second.")
     noise: float = Field(default=0.1, ge=0, description="Standard deviation of what is added to each reading.")
-    burst_every: Duration = Field(default=30_000_000, description="One second in so long the signal is 3 higher; "0s": never.")
+    burst_every: Duration = Field(
+        default=30_000_000, description="In one second of so long the signal is 3 higher; 0s: never."
+    )
     readings: int | None = Field(default=None, ge=1, description="Ends after so many; default: never.")
     max_readings: int | None = Field(
         default=None, ge=1, le=65536, description="Of a block; default: the model's window."

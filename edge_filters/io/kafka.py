@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import queue
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import crc32c  # noqa: F401  # without it kafka-python falls back to a CRC in Python, twenty times slower, silently
@@ -20,15 +19,12 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.partitioner import Partitioner, murmur2
 
+from edge_filters.io.inbox import LogInbox, Place
 from edge_filters.outgoing import Parcel
-from edge_filters.ports import Delivery, Feedback, Report
+from edge_filters.ports import Delivery, Report
 from schemas import topics
-from schemas.codec import decode
-from schemas.errors import DecodeError
-from schemas.topics import Topic
 
 _SENT = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.STATUS)
-_HEARD = (topics.THRESHOLDS, topics.MODELS)
 #: Silence of the broker, with records on their way, after which it counts as gone.
 SILENT_S = 3.0
 _RETRY_S = (0.2, 0.5, 1.0, 2.0)
@@ -175,15 +171,12 @@ class KafkaOutbox:
         self._thread.join(timeout_s + 5.0)
 
 
-class KafkaInbox:
-    """Implements ports.Inbox: feedback topics from their beginning, latest per key, then whatever comes."""
+class KafkaInbox(LogInbox):
+    """Implements ports.Inbox on kafka-python."""
 
     def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
         """`client`: as for the outbox."""
-        self._servers = bootstrap_servers
-        self._prefix = topic_prefix
-        self.problem = ""
-        self._settings = {
+        settings = {
             "bootstrap_servers": bootstrap_servers.split(","),
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
@@ -194,124 +187,47 @@ class KafkaInbox:
             "metrics_enabled": False,
             "allow_auto_create_topics": False,
         } | dict(client or {})
-        self._queue: queue.Queue[Feedback | str] = queue.Queue(maxsize=64)
-        self._chunks = threading.Semaphore(8)  # of half a MiB each: what the queue may hold of a file
-        self._wanted: frozenset[bytes] = frozenset()
-        self._stop = threading.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kafka-inbox", daemon=True)
-        self._thread.start()
+        super().__init__(lambda: _Log(settings), bootstrap_servers, topic_prefix)
 
-    @property
-    def ready(self) -> bool:
-        """Whether the feedback that was there at the start has been queued."""
-        return self._ready.is_set()
 
-    def poll(self) -> list[Feedback | str]:
-        """What has come."""
-        found: list[Feedback | str] = []
-        with contextlib.suppress(queue.Empty):
-            while len(found) < 64:
-                item = self._queue.get_nowait()
-                if not isinstance(item, str) and hasattr(item, "total_bytes"):
-                    self._chunks.release()
-                found.append(item)
-        return found
+class _Log:
+    """Implements inbox.FeedbackLog."""
 
-    def want(self, files: Collection[bytes]) -> None:
-        """Which files' chunks are read; the thread goes back to the beginning of their topic for new ones."""
-        if self._wanted != frozenset(files):
-            self._wanted = frozenset(files)
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._consumer = KafkaConsumer(**settings)
+
+    def partitions(self, topic: str) -> list[int]:
+        return sorted(self._consumer.partitions_for_topic(topic) or ())
+
+    def assign(self, offsets: dict[Place, int]) -> None:
+        self._consumer.assign([TopicPartition(*place) for place in offsets])
+        for place, offset in offsets.items():
+            self.seek(place, offset)
+
+    def first(self, places: Iterable[Place]) -> dict[Place, int]:
+        found = self._consumer.beginning_offsets([TopicPartition(*place) for place in places])
+        return {Place(*where): offset for where, offset in found.items()}
+
+    def ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        found = self._consumer.end_offsets([TopicPartition(*place) for place in places])
+        return {Place(*where): offset for where, offset in found.items()}
+
+    def seek(self, place: Place, offset: int) -> None:
+        self._consumer.seek(TopicPartition(*place), offset)
+
+    def pause(self, place: Place) -> None:
+        self._consumer.pause(TopicPartition(*place))
+
+    def resume(self, place: Place) -> None:
+        self._consumer.resume(TopicPartition(*place))
+
+    def position(self, place: Place) -> int | None:
+        position: int | None = self._consumer.position(TopicPartition(*place))
+        return position
+
+    def read(self, timeout_s: float, max_records: int) -> list[tuple[Place, Sequence[Any], int]]:
+        polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
+        return [(Place(*where), messages, 0) for where, messages in polled.items()]
 
     def close(self) -> None:
-        """Stop the thread."""
-        self._stop.set()
-        self._thread.join(10.0)
-
-    # -- in the thread --------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        attempt = 0
-        while not self._stop.is_set():
-            consumer = None
-            try:
-                consumer = KafkaConsumer(**self._settings)
-                self._follow(consumer)
-            except Exception:  # the broker is away or has no such topics yet; the outbox says so in a sentence
-                self._stop.wait(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-                attempt += 1
-            finally:
-                if consumer is not None:
-                    with contextlib.suppress(Exception):
-                        consumer.close()
-
-    def _follow(self, consumer: Any) -> None:
-        by_partition: dict[Any, Topic] = {}
-        for topic in (*_HEARD, topics.ARTIFACTS):
-            name = topic.named(self._prefix)
-            numbers = consumer.partitions_for_topic(name)
-            if not numbers:
-                self.problem = f"the broker at {self._servers} has no topic {name}; `tidegate up` makes the topics"
-                raise kafka_errors.UnknownTopicOrPartitionError(name)
-            by_partition |= {TopicPartition(name, number): topic for number in numbers}
-        files = [partition for partition, topic in by_partition.items() if topic is topics.ARTIFACTS]
-        state = [partition for partition in by_partition if partition not in files]
-        self.problem = ""
-        consumer.assign(list(by_partition))
-        consumer.pause(*files)
-        consumer.seek_to_beginning(*state)
-        ends = consumer.end_offsets(state)
-        latest: dict[tuple[str, bytes], Feedback | str] = {}
-        reading: frozenset[bytes] = frozenset()
-        caught_up = False
-        while not self._stop.is_set():
-            wanted = self._wanted
-            if wanted != reading:
-                if wanted - reading:
-                    consumer.seek_to_beginning(*files)
-                (consumer.resume if wanted else consumer.pause)(*files)
-                reading = wanted
-            polled = consumer.poll(timeout_ms=100, max_records=50)
-            for partition, messages in polled.items():
-                topic = by_partition[partition]
-                for message in messages:
-                    if message.value is None or (topic is topics.ARTIFACTS and not _is_of(message.key, wanted)):
-                        continue
-                    item = _decoded(message, topic)
-                    if caught_up or topic is topics.ARTIFACTS:
-                        self._put(item)
-                    else:  # as if the log were compacted already: only the last word on each key counts
-                        latest.pop((topic.name, message.key), None)
-                        latest[topic.name, message.key] = item
-            if not caught_up and all(consumer.position(p) >= ends[p] for p in state):
-                for item in latest.values():
-                    self._put(item)
-                latest.clear()
-                caught_up = True
-                self._ready.set()
-
-    def _put(self, item: Feedback | str) -> None:
-        if not isinstance(item, str) and hasattr(item, "total_bytes"):
-            while not self._chunks.acquire(timeout=0.1):
-                if self._stop.is_set():
-                    return
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=0.1)
-                return
-
-
-def _is_of(key: bytes | None, files: frozenset[bytes]) -> bool:
-    """Whether a chunk's key, `sha256:index`, is of one of these files: told without decoding half a MiB."""
-    try:
-        return key is not None and bytes.fromhex(key[:64].decode()) in files
-    except ValueError:
-        return False
-
-
-def _decoded(message: Any, topic: Topic) -> Feedback | str:
-    try:
-        feedback: Feedback = decode(message.value, topic.record)
-        return feedback
-    except DecodeError as wrong:
-        return f"a record of {topic.name} at offset {message.offset} cannot be read and is passed over: {wrong}"
+        self._consumer.close()

@@ -164,7 +164,7 @@ def test_idle_slow_and_backlogged_partitions_neither_stall_windows_nor_make_data
     rig.start("--max-chunk=200")
     loader = threading.Thread(target=rig.sender.live, args=(6, 200, [2, 2, 2, 0]))
     loader.start()
-    time.sleep(3)
+    until(lambda: len(rig.sender.sent) > 6_610, "half of the live load is sent")
     rig.sender.send(1, now_us())
     rig.sender.flush()
     while loader.is_alive():
@@ -191,15 +191,14 @@ def test_a_broker_restart_loses_nothing_and_makes_nothing_late(rig: Rig, broker:
     job = rig.start("--dedupe")
     loader = threading.Thread(target=rig.sender.live, args=(5, 200, [0, 1]))
     loader.start()
-    time.sleep(2)
+    until(lambda: len(rig.sender.sent) > 400, "two seconds of load are sent")
     broker.kill()
-    time.sleep(1)
+    until(lambda: job.says("waiting for Kafka"), "the source sees the outage")
     broker.start()
     loader.join()
     out = rig.came_out()
     rig.windows_are_right()
     assert len(out) == len(set(out))
-    assert job.says("waiting for Kafka")
     assert job.says("Kafka is back")
     assert job.stop() == 0
 
@@ -210,7 +209,7 @@ def test_kill_minus_nine_and_restart_lose_no_record_and_no_part_of_a_window(rig:
     loader = threading.Thread(target=rig.sender.live, args=(9, 300, [0, 1], 200_000))
     job = rig.start("--dedupe")
     loader.start()
-    time.sleep(3.3)
+    until(lambda: len(rig.sender.sent) > 990, "a third of the load is sent")
     if victim == "prism":
         os.kill(job.prism_pid(), 9)
         until(lambda: job.process.poll() is not None, "the driver notices", within_s=15)
