@@ -21,6 +21,7 @@ from pydantic import (
 from schemas.config import Duration, Existing, PathTo, Section, Size, problem, read
 from schemas.errors import ConfigError
 from schemas.ids import DEVICE_ID
+from schemas.librdkafka import Library
 
 #: Settings of kafka-python that may be passed through; how records are batched and acknowledged is ours.
 KAFKA_SETTINGS = frozenset(
@@ -79,6 +80,9 @@ class Kafka(Section):
 
     bootstrap_servers: str = Field(min_length=1, description="host:port[,host:port…]")
     topic_prefix: str = Field(default="", description="Put before every topic name, with its dot: plant1.")
+    client: Library = Field(
+        default="kafka-python", description='The library: "kafka-python", or the faster "confluent" (extra `fast`).'
+    )
 
     @model_validator(mode="after")
     def _known_settings(self) -> Kafka:
@@ -90,8 +94,8 @@ class Kafka(Section):
         return self
 
     @property
-    def client(self) -> dict[str, Any]:
-        """What is passed on to kafka-python."""
+    def settings(self) -> dict[str, Any]:
+        """What is passed on to the client, under kafka-python's names."""
         return dict(self.model_extra or {})
 
     def __repr__(self) -> str:

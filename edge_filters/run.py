@@ -11,14 +11,14 @@ from pathlib import Path
 
 from edge_filters.assemble import assemble, build_scorer
 from edge_filters.blocks import Block
-from edge_filters.config import PRODUCER_ONLY, EdgeConfig
+from edge_filters.config import PRODUCER_ONLY, EdgeConfig, Kafka
 from edge_filters.device import Device, Rules, Slot
 from edge_filters.engine import Engine
 from edge_filters.io.files import FileOutbox, edge_package
 from edge_filters.io.sensors import RecordedSensor
 from edge_filters.io.spool import FileSpool
 from edge_filters.io.state import FileStore
-from edge_filters.ports import Outbox, Sensor, Spool
+from edge_filters.ports import Inbox, Outbox, Sensor, Spool
 from edge_filters.shell import Limits, Shell
 from edge_filters.updates import HashTrust, ModelUpdates
 from schemas.container import read
@@ -33,26 +33,22 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
 
     Raises:
         ConfigError: something that the configuration names does not fit.
+        MissingToolError: the Kafka client that it names is not installed.
         SpoolError: the disk failed, or another process has the spool.
     """
-    from edge_filters.io.kafka import KafkaInbox, KafkaOutbox  # takes a third of a second: not for --check
-
     spool = FileSpool(
         config.spool_path,
         max_bytes=config.spool.max_bytes,
         fsync=config.spool.fsync,
         fsync_every_s=config.spool.fsync_every / 1e6,
     )
-    kafka = config.kafka
     try:
         store = FileStore(config.edge.state_dir)
         parts = assemble(config, store.next_boot_epoch(), store)
+        outbox, inbox = connect(config.kafka)
     except BaseException:
         spool.close()
         raise
-    outbox = KafkaOutbox(kafka.bootstrap_servers, kafka.topic_prefix, kafka.client)
-    consumer_settings = {name: value for name, value in kafka.client.items() if name not in PRODUCER_ONLY}
-    inbox = KafkaInbox(kafka.bootstrap_servers, kafka.topic_prefix, consumer_settings)
     for notice in parts.notices:
         log.info(notice)
     if spool.waiting_records:
@@ -74,6 +70,24 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
         totals["records_acked"],
     )
     return exit_code(shell.failures[0]) if shell.failures else 0
+
+
+def connect(kafka: Kafka) -> tuple[Outbox, Inbox]:
+    """Both ends of the link, on the chosen library. Neither waits for the broker.
+
+    Raises:
+        MissingToolError: the library is not installed.
+        ConfigError: a setting that it has no counterpart for.
+    """
+    where = (kafka.bootstrap_servers, kafka.topic_prefix)
+    heard = {name: value for name, value in kafka.settings.items() if name not in PRODUCER_ONLY}
+    if kafka.client == "confluent":  # loaded here, both: a third of a second that --check and offline runs save
+        from edge_filters.io.confluent import ConfluentInbox, ConfluentOutbox
+
+        return ConfluentOutbox(*where, kafka.settings), ConfluentInbox(*where, heard)
+    from edge_filters.io.kafka import KafkaInbox, KafkaOutbox
+
+    return KafkaOutbox(*where, kafka.settings), KafkaInbox(*where, heard)
 
 
 def replay(

@@ -225,9 +225,9 @@ class _Log:
         position: int | None = self._consumer.position(TopicPartition(*place))
         return position
 
-    def read(self, timeout_s: float, max_records: int) -> list[tuple[Place, Sequence[Any], int]]:
+    def read(self, timeout_s: float, max_records: int) -> list[tuple[Place, Sequence[Any]]]:
         polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
-        return [(Place(*where), messages, 0) for where, messages in polled.items()]
+        return [(Place(*where), messages) for where, messages in polled.items()]
 
     def close(self) -> None:
         self._consumer.close()

@@ -140,7 +140,7 @@ def test_what_is_passed_on_to_kafka_python_is_known_to_it() -> None:
 def test_secrets_are_not_shown_where_a_configuration_is_printed(folder: Path) -> None:
     text = VALID.replace("[model]", 'sasl_plain_password = "${PASSWORD}"\n[model]')
     made = config(folder, text, PASSWORD="hunter2")
-    assert made.kafka.client == {"sasl_plain_password": "hunter2"}
+    assert made.kafka.settings == {"sasl_plain_password": "hunter2"}
     assert "hunter2" not in repr(made)
     assert "hunter2" not in str(made)
 
