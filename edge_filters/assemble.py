@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge_filters.config import DeviceTable, EdgeConfig, Plugin, Recorded, Synthetic
+from edge_filters.config import DeviceTable, EdgeConfig, Plugin, Recorded, SinkTable, Synthetic
 from edge_filters.device import NO_GAP_US, Device, Rules, Slot
 from edge_filters.engine import Engine
 from edge_filters.io.files import edge_package
 from edge_filters.io.onnx import OnnxRuntime
 from edge_filters.io.sensors import RecordedSensor, SyntheticSensor, make_sensor
-from edge_filters.ports import Sensor, Store
+from edge_filters.outgoing import FromDevice
+from edge_filters.plugins import DetectorScorer, NoUpdates, PluginSensor, add_feature, load, look_in, make
+from edge_filters.ports import Sensor, Sink, SinkFactory, Store
+from edge_filters.sinks import SinkRunner, TappedEngine
 from edge_filters.updates import HashTrust, ModelUpdates, Trust
 from schemas.codec import decode, encode
 from schemas.errors import ConfigError, DecodeError, ModelError, TidegateError
 from schemas.manifest import Manifest, Package, check_file, parse_manifest
-from schemas.records import ThresholdUpdate
+from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock, ThresholdUpdate
 from schemas.scoring import Runtime, Scorer
 
 MakeRuntime = Callable[[bytes], Runtime]
+_RECORDS: dict[str, type[FromDevice]] = {"events": EdgeEvent, "aggregates": EdgeAggregate, "samples": SensorBlock}
 
 
 @dataclass(slots=True)
@@ -63,10 +68,14 @@ def assemble(config: EdgeConfig, boot_epoch: int, store: Store | None = None, tr
     problems: list[str] = []
     notices: list[str] = []
     rules = rules_of(config)
-    slots: dict[tuple[Path, str], Slot | None] = {}
+    slots: dict[tuple[Path, str, str], Slot | None] = {}
     devices: list[Device] = []
     sensors: dict[str, Sensor] = {}
     packages: dict[Path, Package | None] = {}
+    if config.plugins is not None:
+        look_in(config.plugins.path)
+    for name, feature in config.features.items():
+        _try(lambda name=name, feature=feature: add_feature(name, feature.kind, feature.options), problems)  # type: ignore[misc]
     for table in config.device:
         folder = config.model_of(table)
         if folder not in packages:
@@ -75,9 +84,14 @@ def assemble(config: EdgeConfig, boot_epoch: int, store: Store | None = None, tr
         if package is None:
             continue
         cohort = table.cohort or config.edge.cohort or package.manifest.cohort
-        if (folder, cohort) not in slots:
-            slots[folder, cohort] = _slot(package, cohort, store, trust or HashTrust(), problems, notices)
-        slot = slots[folder, cohort]
+        detector = config.detector_of(table)
+        which = folder, cohort, "" if detector is None else detector.model_dump_json()
+        if which not in slots:
+            if detector is None:
+                slots[which] = _slot(package, cohort, store, trust or HashTrust(), problems, notices)
+            else:
+                slots[which] = _detector_slot(package, cohort, detector, problems)
+        slot = slots[which]
         if slot is None:
             continue
         sensor = _sensor(table, slot.scorer.manifest, problems)
@@ -86,14 +100,18 @@ def assemble(config: EdgeConfig, boot_epoch: int, store: Store | None = None, tr
         device = Device(table.id, cohort, boot_epoch, slot, rules)
         if store is not None:
             _remember_thresholds(device, store, notices)
+        if isinstance(sensor, PluginSensor):
+            sensor.tell = partial(_tell, device)
         devices.append(device)
         sensors[table.id] = sensor
+    sinks = [] if problems else _sinks(config.sink, problems)
     if problems:
         for sensor in sensors.values():
             sensor.close()
         lines = "".join(f"\n  {line}" for line in problems)
         raise ConfigError(f"the configuration does not fit what it names: {len(problems)} problem(s):{lines}")
-    return Parts(Engine(devices, rules), sensors, notices)
+    engine = TappedEngine(devices, rules, sinks) if sinks else Engine(devices, rules)
+    return Parts(engine, sensors, notices)
 
 
 def _try(make: Callable[[], Any], problems: list[str]) -> Any:
@@ -123,6 +141,34 @@ def _slot(
             notices.append(f"model {candidate.manifest.name} {candidate.manifest.version} from an earlier update runs")
         return Slot(scorer, cohort, ModelUpdates(candidate, cohort, candidate.manifest.channels, trust))
     return None
+
+
+def _detector_slot(package: Package, cohort: str, detector: Plugin, problems: list[str]) -> Slot | None:
+    try:
+        scorer = DetectorScorer(package, detector.kind, detector.options)
+    except (ConfigError, ModelError) as wrong:
+        problems.append(str(wrong))
+        return None
+    updates = ModelUpdates(scorer.package, cohort, package.manifest.channels, NoUpdates(detector.kind))
+    return Slot(scorer, cohort, updates)
+
+
+def _sinks(tables: list[SinkTable], problems: list[str]) -> list[SinkRunner]:
+    """Sinks, running. None of them runs where one cannot be made."""
+    made: list[tuple[SinkTable, Sink]] = []
+    for table in tables:
+        try:
+            factory: SinkFactory = load("sink", table.kind)
+            made.append((table, make("sink", table.kind, partial(factory, table.options))))
+        except ConfigError as wrong:
+            problems.append(str(wrong))
+    if problems:
+        return []
+    return [SinkRunner(table.kind, sink, [_RECORDS[name] for name in table.records]) for table, sink in made]
+
+
+def _tell(device: Device, problem: str) -> None:
+    device.problem, device.news = problem, True
 
 
 def _follows(kept: Manifest, configured: Manifest) -> bool:
@@ -176,7 +222,7 @@ def _open(table: DeviceTable, manifest: Manifest) -> Sensor:
                 seed=it.seed,
             )
         case Plugin() as it:
-            return make_sensor(it.kind, table.id, it.options)
+            return PluginSensor(it.kind, make_sensor(it.kind, table.id, it.options))
 
 
 # -- what is remembered over a restart ----------------------------------------------------------------------------

@@ -102,10 +102,38 @@ class Kafka(Section):
         return f"Kafka({self.bootstrap_servers!r}, ***)"
 
 
+class Plugin(Section):
+    """Code of one's own: kind is `module:name` or the name of an entry point; other keys are passed to it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    kind: str = Field(min_length=1, description="`module:name`, or an entry point.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are passed on."""
+        return dict(self.model_extra or {})
+
+
+class SinkTable(Plugin):
+    """Where records go beside Kafka."""
+
+    records: list[Literal["events", "aggregates", "samples"]] = Field(
+        default=["events"], min_length=1, description="Which records it gets."
+    )
+
+
+class PluginsTable(Section):
+    """Where code of one's own is."""
+
+    path: Existing = Field(description="Folder that Python looks for modules in, after all others.")
+
+
 class ModelSource(Section):
     """The model package that devices run unless they name their own."""
 
     path: Existing = Field(description="Folder with manifest.json.")
+    detector: Plugin | None = Field(default=None, description="Scores in place of the package's edge model.")
 
 
 class Recorded(Section):
@@ -140,19 +168,6 @@ class Synthetic(Section):
     seed: int = Field(default=0, description="The same seed gives the same signal.")
 
 
-class Plugin(Section):
-    """A sensor of one's own: kind is `module:name` or the name of an entry point; other keys are passed to it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    kind: str = Field(description="`module:name`, or the name of an entry point.")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys that are passed on."""
-        return dict(self.model_extra or {})
-
-
 def _kind_of(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     return kind if kind in ("recorded", "synthetic") else "plugin"
@@ -172,6 +187,7 @@ class DeviceTable(Section):
         default=None, min_length=1, max_length=128, description="Its group; default: that of [edge], else the model's."
     )
     model: Existing | None = Field(default=None, description="Folder of its own model package.")
+    detector: Plugin | None = Field(default=None, description="Scores in place of the package's edge model.")
     sensor: SensorTable
 
     @field_validator("id")
@@ -222,6 +238,13 @@ class StatusTable(Section):
     every: Duration = Field(default=5_000_000, ge=10_000, description="How often a device reports its state.")
 
 
+class HttpTable(Section):
+    """`/metrics`, `/livez` and `/readyz`; without this table nothing listens."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(ge=0, le=65535, description="0: a free port, which the log names.")
+
+
 class EdgeConfig(Section):
     """The whole file."""
 
@@ -234,6 +257,10 @@ class EdgeConfig(Section):
     audit: AuditTable = AuditTable()
     spool: SpoolTable = SpoolTable()
     status: StatusTable = StatusTable()
+    http: HttpTable | None = None
+    plugins: PluginsTable | None = None
+    features: dict[str, Plugin] = Field(default={}, description="Statistics of one's own, by the name packages use.")
+    sink: list[SinkTable] = Field(default=[], description="Where records go beside Kafka.")
 
     @field_validator("device")
     @classmethod
@@ -262,6 +289,12 @@ class EdgeConfig(Section):
         chosen = device.model or (self.model.path if self.model else None)
         assert chosen is not None  # checked above
         return chosen
+
+    def detector_of(self, device: DeviceTable) -> Plugin | None:
+        """What scores for a device in place of its package's edge model: its own, else that of the shared package."""
+        if device.detector is None and device.model is None and self.model is not None:
+            return self.model.detector
+        return device.detector
 
 
 def read_config(path: Path, environ: Mapping[str, str], exists: Callable[[Path], bool] = Path.exists) -> EdgeConfig:

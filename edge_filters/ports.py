@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+import numpy.typing as npt
+
 from edge_filters.blocks import Block
-from edge_filters.outgoing import Parcel, Priority
-from schemas.records import ArtifactChunk, ModelUpdate, ThresholdUpdate
+from edge_filters.outgoing import FromDevice, Parcel, Priority
+from schemas.records import ArtifactChunk, Floats, ModelUpdate, ThresholdUpdate
 
 Feedback = ThresholdUpdate | ModelUpdate | ArtifactChunk
 
@@ -18,7 +20,8 @@ class Sensor(Protocol):
     """Readings of one device. Called from one thread; no call may block for longer than a few milliseconds.
 
     A sensor of your own is a function `(device_id, options) -> Sensor`, found by `kind = "module:name"` or by an entry
-    point in the group `tidegate.sensors`. What it raises ends this device's stream and is reported; the others go on.
+    point in the group `tidegate.sensors`. What it raises is reported, and it is read again a little later; it ends its
+    stream with None from `due_s`. What a sensor of ours raises ends its device's stream; the others go on.
     """
 
     channels: Sequence[str]
@@ -47,6 +50,60 @@ class SensorFactory(Protocol):
 
     def __call__(self, device_id: str, options: Mapping[str, Any]) -> Sensor:
         """A sensor; `options` are the other keys of its table in the configuration."""
+        ...
+
+
+Feature = Callable[[Floats], npt.ArrayLike]
+"""A statistic: standardised float32[batch, readings, channels], not to be written to, to float32[batch, channels]."""
+
+
+class FeatureFactory(Protocol):
+    """What an entry point in `tidegate.features` names."""
+
+    def __call__(self, options: Mapping[str, Any]) -> Feature:
+        """A statistic; `options` are the other keys of its table in the configuration."""
+        ...
+
+
+class Detector(Protocol):
+    """Scores windows in place of the edge half of a package. Called from one thread, between sensing and sending."""
+
+    def score(self, windows: Floats, devices: Sequence[str]) -> npt.ArrayLike:
+        """One finite number per window; higher is worse, and the levels of the package say how much is too much.
+
+        Args:
+            windows: float32[batch, readings, channels] in the units of the sensor, finite; not to be written to.
+            devices: the device of each window. Windows of one device come in order; after a failure in a batch, each
+                window of it comes again alone.
+        """
+        ...
+
+
+class DetectorFactory(Protocol):
+    """What an entry point in `tidegate.detectors` names."""
+
+    def __call__(self, channels: Sequence[str], window_readings: int, options: Mapping[str, Any]) -> Detector:
+        """A detector for windows of that form; `options` are the other keys of its table in the configuration."""
+        ...
+
+
+class Sink(Protocol):
+    """Where records go beside Kafka: a siren, a file, another system. Called from a thread of its own; may block."""
+
+    def write(self, records: Sequence[FromDevice]) -> None:
+        """Take records, in order. What it raises is reported, and the same records come again a little later."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class SinkFactory(Protocol):
+    """What an entry point in `tidegate.sinks` names."""
+
+    def __call__(self, options: Mapping[str, Any]) -> Sink:
+        """A sink; `options` are the other keys of its table in the configuration."""
         ...
 
 

@@ -35,6 +35,21 @@ STATISTICS: dict[str, Callable[[Floats], npt.NDArray[np.floating]]] = {
 }
 
 
+_BUILT_IN = frozenset(STATISTICS)
+
+
+def add_statistic(name: str, function: Callable[[Floats], Floats]) -> None:
+    """Make a statistic of one's own known in this process, for packages that list it by name.
+
+    Raises ValueError: the name is one of ours, or not a plain name.
+    """
+    if name in _BUILT_IN:
+        raise ValueError(f"{name!r} is a statistic that exists already; give yours another name")
+    if not name.isidentifier():
+        raise ValueError(f"{name!r} is not a plain name for a statistic")
+    STATISTICS[name] = function
+
+
 def standardise(windows: Floats, centre: Floats, scale: Floats) -> Floats:
     """(x - centre) / scale per channel; float32[batch, readings, channels] in and out."""
     return np.asarray((windows - centre) / scale, np.float32)

@@ -1,24 +1,21 @@
-"""Sensors that come with the product: a recording at any speed, a synthetic signal; and how one's own are found."""
+"""Sensors that come with the product: a recording at any speed, a synthetic signal; and how one's own is made."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from edge_filters.blocks import Block
+from edge_filters.plugins import load, make
 from edge_filters.ports import Sensor, SensorFactory
 from schemas.container import read
-from schemas.errors import ConfigError, DecodeError
+from schemas.errors import DecodeError
 from schemas.records import Floats, SensorBlock, Times
-
-ENTRY_POINTS = "tidegate.sensors"
 
 
 def recorded_blocks(path: Path, device: str | None = None) -> Iterator[SensorBlock]:
@@ -250,39 +247,7 @@ class SyntheticSensor:
         """Nothing is held."""
 
 
-def find_factory(kind: str) -> SensorFactory:
-    """A sensor of one's own: `module:name`, or the name of an entry point in the group `tidegate.sensors`.
-
-    Raises:
-        ConfigError: there is none of that name, or it cannot be imported.
-    """
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    load: Callable[[], Any]
-    if kind in points.names:
-        load = points[kind].load
-    elif ":" in kind:
-        module, _, name = kind.partition(":")
-
-        def load() -> Any:
-            return getattr(importlib.import_module(module), name)
-
-    else:
-        known = ", ".join(["recorded", "synthetic", *sorted(points.names)])
-        raise ConfigError(
-            f"there is no sensor of kind {kind!r}", fix=f"known are {known}; one of your own is written module:name"
-        )
-    try:
-        return cast(SensorFactory, load())
-    except Exception as cause:  # whatever the module of somebody else does when it is imported
-        raise ConfigError(f"the sensor {kind!r} cannot be loaded", cause=f"{type(cause).__name__}: {cause}") from cause
-
-
 def make_sensor(kind: str, device_id: str, options: Mapping[str, Any]) -> Sensor:
     """A sensor of one's own. Raises ConfigError: it cannot be found or made."""
-    factory = find_factory(kind)
-    try:
-        return factory(device_id, options)
-    except Exception as cause:  # code of somebody else
-        raise ConfigError(
-            f"the sensor {kind!r} cannot be made", device=device_id, cause=f"{type(cause).__name__}: {cause}"
-        ) from cause
+    factory: SensorFactory = load("sensor", kind, ("recorded", "synthetic"))
+    return make("sensor", kind, lambda: factory(device_id, options), device=device_id)

@@ -1,0 +1,1 @@
+"""What `tidegate init` writes: a folder with the configuration, the models and the start scripts of one site."""
