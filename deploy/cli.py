@@ -13,7 +13,7 @@ from types import ModuleType
 from schemas.errors import TidegateError, exit_code
 
 #: Verbs in the order of the help. Their modules are light: what is heavy is imported by run().
-COMMANDS = ("demo", "init", "train", "replay", "up", "down", "status", "doctor", "topics", "tail", "edge", "pipeline")
+COMMANDS = ("demo", "init", "import", "train", "replay", "record", "up", "down", "status", "doctor", "topics", "tail", "edge", "pipeline")
 
 _EPILOG = """\
 examples:
@@ -52,7 +52,7 @@ def _run(words: list[str]) -> int:
     command = _module(words[0]) if words and words[0] in COMMANDS else None
     if command is not None and hasattr(command, "forward"):  # its options are another program's: hand them over unread
         return int(command.forward(words[1:]))
-    args = parser().parse_args(_join(words, "--from"))
+    args = parser().parse_args(_join(_join(words, "--from"), "--to"))
     return int(args.run(args) or 0)
 
 

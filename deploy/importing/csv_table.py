@@ -1,0 +1,191 @@
+"""CSV and its relatives: separator, decimal mark, encoding and header are found; Arrow then reads blocks of text."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from deploy.importing.cells import MISSING, NUMBER
+from deploy.importing.tables import damaged, unique
+from deploy.importing.wanted import Wanted
+from schemas.errors import ConfigError, DecodeError
+
+#: Bytes that are looked at to find out what the file is like, and bytes of text that are converted at a time.
+HEAD_BYTES, BLOCK_BYTES = 256 << 10, 2 << 20
+MAX_COLUMNS = 4096
+#: In the order of preference: a comma may also be a decimal mark, and a blank stands within times.
+SEPARATORS = ("\t", ";", "|", ",", " ")
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}.*|\d{1,2}:\d{2}.*")
+_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_POINT = re.compile(r"[+-]?\d+\.\d+([eE][+-]?\d+)?")
+_NAMES = {"\t": "tab", " ": "blank"}
+
+
+@dataclass(frozen=True, slots=True)
+class CsvForm:
+    """How a text file is written. `skip`: lines before the header, or before the first row."""
+
+    encoding: str
+    separator: str
+    decimal: str
+    skip: int
+    header: bool
+    columns: tuple[str, ...]
+
+
+def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
+    """What the first bytes of a file tell. `whole`: they are all of it. Raises DecodeError: there is nothing in it."""
+    encoding, text = _decode(head)
+    lines = re.split(r"\r\n|\n|\r", text)
+    if not whole and len(lines) > 1:
+        lines.pop()  # cut off
+    skip = wanted.skip_lines
+    if skip is None:
+        skip = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0)
+    lines = [line for line in lines[skip:] if line.strip()][:200]
+    if not lines:
+        raise DecodeError("the file is empty", fix="it needs a header and rows")
+    separator = wanted.separator or _separator(lines)
+    rows = list(csv.reader(lines, delimiter=separator))
+    header = _is_header(rows[0]) if wanted.header is None else wanted.header
+    decimal = wanted.decimal or _decimal(rows[1:] or rows, separator)
+    names = [cell.strip() for cell in rows[0]] if header else [f"c{at:02d}" for at in range(len(rows[0]))]
+    if len(names) > MAX_COLUMNS:
+        raise DecodeError("the file has too many columns", columns=len(names), most=MAX_COLUMNS)
+    return CsvForm(encoding, separator, decimal, skip, header, tuple(unique(names)))
+
+
+def _decode(head: bytes) -> tuple[str, str]:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16", head.decode("utf-16", errors="ignore")
+    if b"\0" in head:
+        raise DecodeError("the file is no text", fix="name it .parquet, .npy or .npz if it is that")
+    for end in range(4):  # the head may end within a character
+        try:
+            return "utf8", head[: len(head) - end].decode("utf-8-sig")
+        except UnicodeDecodeError:
+            continue
+    return "cp1252", head.decode("cp1252", errors="replace")
+
+
+def _separator(lines: Sequence[str]) -> str:
+    for separator in SEPARATORS:
+        widths = [len(row) for row in csv.reader(lines, delimiter=separator)]
+        width, count = Counter(widths).most_common(1)[0]
+        if width > 1 and widths[0] == width and count >= 0.9 * len(widths):
+            return separator
+    return ","
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    return bool(filled) and not any(
+        NUMBER.fullmatch(cell) or _COMMA.fullmatch(cell) or _DATE.fullmatch(cell) or cell in MISSING for cell in filled
+    )
+
+
+def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
+    if separator == ",":
+        return "."
+    cells = [cell.strip() for row in rows for cell in row]
+    commas = any(_COMMA.fullmatch(cell) for cell in cells)
+    return "," if commas and not any(_POINT.fullmatch(cell) for cell in cells) else "."
+
+
+class CsvTable:
+    """See Table. Every cell is read as text: what it means is decided, and refused, where row and column are known."""
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        """Raises DecodeError: the file is empty or no text. ArrowException, OSError: it cannot be read."""
+        self.path = path
+        self._missing = sorted({*MISSING, *wanted.missing})
+        with pa.input_stream(str(path), compression="detect") as stream:
+            head = stream.read(HEAD_BYTES + 1)
+        try:
+            self.form = find_form(head[:HEAD_BYTES], len(head) <= HEAD_BYTES, wanted)
+        except csv.Error as cause:
+            raise damaged(path, cause) from None
+        except DecodeError as wrong:
+            raise DecodeError(wrong.problem, fix=wrong.fix, file=str(path), **wrong.where) from None
+        except (TypeError, UnicodeError) as cause:
+            raise ConfigError(f"the text cannot be taken apart: {cause}", file=str(path)) from None
+        self.columns, self.decimal = self.form.columns, self.form.decimal
+        self.about: dict[str, object] = {
+            "format": "csv",
+            "separator": _NAMES.get(self.form.separator, self.form.separator),
+            "decimal": self.form.decimal,
+            "encoding": {"utf8": "utf-8"}.get(self.form.encoding, self.form.encoding),
+            "header": self.form.header,
+            "skipped_lines": self.form.skip,
+        }
+
+    def sample(self) -> Any:
+        """See Table."""
+        for batch, _ in self._read(self.columns):
+            return batch
+        return pa.RecordBatch.from_pydict({name: pa.array([], pa.string()) for name in self.columns})
+
+    def batches(self, columns: Sequence[str]) -> Iterator[tuple[Any, float]]:
+        """See Table."""
+        return self._read(columns)
+
+    def _read(self, columns: Sequence[str]) -> Iterator[tuple[Any, float]]:
+        ragged: list[Any] = []
+
+        def refuse(row: Any) -> str:
+            ragged.append(row)
+            return "error"
+
+        size, before = max(self.path.stat().st_size, 1), 0
+        with self.path.open("rb") as file:
+            try:
+                for batch in self._batches(file, columns, refuse):
+                    before += len(batch)
+                    yield batch, min(file.tell() / size, 1.0)
+            except (pa.ArrowException, OSError, UnicodeError, EOFError) as cause:
+                if ragged:
+                    raise self._ragged(ragged[0]) from None
+                raise damaged(self.path, cause, after_row=before) from None
+
+    def _batches(self, file: BinaryIO, columns: Sequence[str], refuse: Any) -> Iterator[Any]:
+        packed = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}.get(self.path.suffix.lower())
+        stream: Any = pa.PythonFile(file, mode="r")
+        if packed:
+            stream = pa.CompressedInputStream(stream, packed)
+        skip = self.form.skip + self.form.header
+        reader = arrow_csv.open_csv(
+            stream,
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False,
+                block_size=BLOCK_BYTES,
+                skip_rows=skip,
+                column_names=list(self.columns),
+                encoding=self.form.encoding,
+            ),
+            parse_options=arrow_csv.ParseOptions(delimiter=self.form.separator, invalid_row_handler=refuse),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types={name: pa.string() for name in self.columns},
+                include_columns=list(columns),
+                null_values=self._missing,
+                strings_can_be_null=True,
+            ),
+        )
+        with reader:
+            yield from reader
+
+    def _ragged(self, row: Any) -> DecodeError:
+        line = f"line {row.number}" if row.number is not None else "a line"
+        return DecodeError(
+            f"{line} has {row.actual_columns} cells where the columns are {row.expected_columns}",
+            file=str(self.path),
+            text=str(row.text)[:80],
+            fix="correct that line; if most lines look like it, name the separator with --separator",
+        )
