@@ -9,11 +9,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_filters.io.signals import SignalledEvent
+from schemas import logs
 from schemas.errors import TidegateError, exit_code
 
 _RUN = """\
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--check", action="store_true", help="only validate; names every problem at once")
     run.add_argument("-o", "--output", choices=("text", "json"), default="text", help="of --check")
     run.add_argument("-v", "--verbose", action="store_true", help="also show what the Kafka client says")
+    logs.add_argument(run)
     run.set_defaults(run=_run)
     replay = commands.add_parser(
         "replay",
@@ -73,18 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TidegateError as error:
         if getattr(args, "check", False) and args.output == "json":
             print(json.dumps({"ok": False, "problem": str(error)}))
+        elif getattr(args, "log_format", "text") == "json" and logging.getLogger().handlers:
+            logging.getLogger("edge_filters").critical(str(error))
         else:
             print(f"edge-filters: {error}", file=sys.stderr)
         return exit_code(error)
 
 
-def _log_to_stderr(name: str, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s {name} %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
+def _log_to_stderr(name: str, verbose: bool, log_format: str = "text", secrets: Iterable[str] = ()) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    text = f"%(asctime)s {name} %(levelname)s %(message)s"
+    handler.setFormatter(logs.formatter(log_format, name, text, "%H:%M:%S", secrets))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     if not verbose:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
@@ -97,7 +99,8 @@ def _run(args: argparse.Namespace) -> int:
         return _check(config, args)
     from edge_filters.run import run_edge
 
-    _log_to_stderr(config.edge.id, args.verbose)
+    secrets = (str(value) for name, value in config.kafka.settings.items() if "password" in name)
+    _log_to_stderr(config.edge.id, args.verbose, args.log_format, secrets)
     sys.setswitchinterval(0.0005)  # the client's threads must not keep a decision waiting
     gc.set_threshold(20_000, 20, 20)
     stop = SignalledEvent()

@@ -32,6 +32,7 @@ class Courier:
         self.acked: Counter[bytes] = Counter()
         self.acked_bytes: Counter[bytes] = Counter()
         self.refused: Counter[bytes] = Counter()
+        self.lost_total = self.refused_total = 0
         self.notices: list[str] = []
 
     @property
@@ -99,6 +100,8 @@ class Courier:
             away.popleft()
             self._count_away -= 1
             self._bytes_away -= len(parcel.payload)
+            if report.delivery is Delivery.LOST:
+                self.lost_total += 1
             if report.delivery is Delivery.LOST and not self._lost:
                 self._lost = True
                 if not self._said_lost:
@@ -108,6 +111,7 @@ class Courier:
                 continue
             if report.delivery is Delivery.REFUSED:
                 self.refused[parcel.key] += 1
+                self.refused_total += 1
                 self.notices.append(f"{parcel.key.decode()}: a record for {parcel.topic} is dropped: {report.why}")
             else:
                 self._said_lost = False

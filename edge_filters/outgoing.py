@@ -6,9 +6,10 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from schemas import topics
-from schemas.codec import encode
+from schemas.codec import encode, peek_identity
 from schemas.records import DeviceStatus, EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.topics import Topic
+from schemas.tracing import Hop, headers_of
 
 FromDevice = EdgeEvent | EdgeAggregate | SensorBlock
 
@@ -45,3 +46,14 @@ def pack(record: FromDevice) -> Parcel:
 def pack_status(status: DeviceStatus) -> Parcel:
     """Parcel of a status. It goes past the spool: a newer status replaces an older one."""
     return Parcel(Priority.URGENT, topics.STATUS.name, status.device_id.encode(), encode(status))
+
+
+_TRACED = frozenset({topics.EVENTS.name, topics.SAMPLES.name})
+
+
+def headers(parcel: Parcel) -> list[tuple[str, bytes]]:
+    """Kafka headers of a parcel: the trace of a window that is sent. Derived when it leaves, so none is spooled."""
+    if parcel.topic not in _TRACED:
+        return []
+    identity = peek_identity(parcel.payload)
+    return [] if identity is None else list(headers_of(identity.event_id, Hop.EDGE))

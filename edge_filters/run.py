@@ -6,7 +6,9 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from edge_filters.assemble import assemble, build_scorer
@@ -20,9 +22,11 @@ from edge_filters.io.spool import FileSpool
 from edge_filters.io.state import FileStore
 from edge_filters.ports import Inbox, Outbox, Sensor, Spool
 from edge_filters.shell import Limits, Shell
+from edge_filters.telemetry import hanging, readiness, readings
 from edge_filters.updates import HashTrust, ModelUpdates
 from schemas.container import read
 from schemas.errors import ConfigError, DecodeError, exit_code
+from schemas.probes import Page, alive
 from schemas.records import SensorBlock
 
 log = logging.getLogger("edge_filters")
@@ -36,6 +40,20 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
         MissingToolError: the Kafka client that it names is not installed.
         SpoolError: the disk failed, or another process has the spool.
     """
+    if config.http is None:
+        return _run(config, stop, {})
+    from edge_filters.io.http import HttpServer  # asyncio and prometheus-client: 3 MB that not everybody wants
+
+    pages: dict[str, Callable[[], Page]] = {}
+    server = HttpServer(config.http.host, config.http.port, pages)
+    try:
+        log.info("metrics and probes are on http://%s:%d", server.host, server.port)
+        return _run(config, stop, pages)
+    finally:
+        server.close()
+
+
+def _run(config: EdgeConfig, stop: threading.Event, pages: dict[str, Callable[[], Page]]) -> int:
     spool = FileSpool(
         config.spool_path,
         max_bytes=config.spool.max_bytes,
@@ -59,6 +77,8 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
             device.counters["records_enqueued"] += count
     limits = Limits(status_every_s=config.status.every / 1e6)
     shell = Shell(parts.engine, parts.sensors, spool, outbox, inbox, store, limits)
+    if config.http is not None:
+        pages |= _pages(shell, config.edge.id)
     log.info("%d device(s) run", len(parts.sensors))
     shell.run(stop)
     totals = _totals(parts.engine)
@@ -70,6 +90,25 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
         totals["records_acked"],
     )
     return exit_code(shell.failures[0]) if shell.failures else 0
+
+
+def _pages(shell: Shell, edge_id: str) -> dict[str, Callable[[], Page]]:
+    """What the process answers to a scraper and to an orchestrator."""
+    from schemas.exposition import CONTENT_TYPE, expose
+
+    engine, meters, version = shell.engine, shell.meters, _version()
+    return {
+        "/metrics": lambda: Page(expose(readings(engine, meters, edge_id, version)), CONTENT_TYPE),
+        "/livez": lambda: alive(hanging(meters, time.monotonic())),
+        "/readyz": lambda: readiness(engine, meters).page(),
+    }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tidegate")
+    except metadata.PackageNotFoundError:  # used from a tree that is not installed
+        return "unknown"
 
 
 def connect(kafka: Kafka) -> tuple[Outbox, Inbox]:
@@ -91,7 +130,13 @@ def connect(kafka: Kafka) -> tuple[Outbox, Inbox]:
 
 
 def replay(
-    recordings: Sequence[Path], model: Path, out: Path, *, audit_rate: float = 0.01, aggregate_us: int = 1_000_000
+    recordings: Sequence[Path],
+    model: Path,
+    out: Path,
+    *,
+    audit_rate: float = 0.01,
+    aggregate_us: int = 1_000_000,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Filter recordings offline, with their own event times, and write one Avro file per topic.
 
@@ -101,6 +146,7 @@ def replay(
         out: folder for `edge.events.avro` and the others; what is there already is replaced.
         audit_rate: share of the answered windows that is sampled.
         aggregate_us: length of the aggregates' windows, microseconds.
+        progress: told how many readings more were read, block by block.
 
     Returns:
         the ledger, summed over the devices.
@@ -144,7 +190,7 @@ def replay(
             sensors[device_id] = sensor
     engine = Engine(devices, rules)
     clock = _EventClock()
-    clocked: dict[str, Sensor] = {device_id: _Clocked(sensor, clock) for device_id, sensor in sensors.items()}
+    clocked: dict[str, Sensor] = {device_id: _Clocked(sensor, clock, progress) for device_id, sensor in sensors.items()}
     folder = Path(tempfile.mkdtemp(prefix="tidegate-replay-"))
     try:
         spool: Spool = FileSpool(folder / "spool", max_bytes=256 * 1024 * 1024, fsync="never")
@@ -173,8 +219,8 @@ class _Clocked:
 
     can_wait = True
 
-    def __init__(self, sensor: Sensor, clock: _EventClock) -> None:
-        self._sensor, self._clock = sensor, clock
+    def __init__(self, sensor: Sensor, clock: _EventClock, progress: Callable[[int], None] | None) -> None:
+        self._sensor, self._clock, self._progress = sensor, clock, progress
         self.channels = sensor.channels
         self.start, self.due_s, self.close = sensor.start, sensor.due_s, sensor.close
 
@@ -182,6 +228,8 @@ class _Clocked:
         block = self._sensor.read()
         if block is not None:
             self._clock.latest_us = max(self._clock.latest_us, int(block.times.max()))
+            if self._progress is not None:
+                self._progress(len(block.times))
         return block
 
 

@@ -26,11 +26,13 @@ from edge_filters.device import Device, Slot
 from edge_filters.engine import Engine, Step
 from edge_filters.outgoing import Parcel, pack, pack_status
 from edge_filters.ports import Delivery, Inbox, Outbox, Sensor, Spool, Store
+from edge_filters.telemetry import Meters
 from edge_filters.updates import Candidate
 from schemas.errors import DecodeError, ModelError, SpoolError, TidegateError
-from schemas.records import ArtifactChunk, Health, ModelUpdate, ThresholdUpdate
+from schemas.records import ArtifactChunk, EdgeEvent, Health, ModelUpdate, ThresholdUpdate
 from schemas.scoring import Scorer
 from schemas.sketch import Sketch
+from schemas.tracing import feedback_trace
 
 log = logging.getLogger("edge_filters")
 
@@ -55,6 +57,12 @@ def _checked(block: Block, device_id: str) -> Block:
     if block.device_id == device_id and block.times.dtype == np.int64 and block.values.dtype == np.float32:
         return block
     return Block(device_id, np.asarray(block.times, np.int64), np.asarray(block.values, np.float32))
+
+
+def _trace_fields(item: object) -> dict[str, str]:
+    """Log fields of a feedback message: the trace of the newest event that it stands on."""
+    trace = feedback_trace(item.evidence) if isinstance(item, ThresholdUpdate) else None
+    return {} if trace is None else {"trace_id": trace.trace_id, "span_id": trace.span_id}
 
 
 @dataclass(slots=True)
@@ -87,6 +95,7 @@ class Shell:
         self._spool, self._outbox, self._inbox, self._store = spool, outbox, inbox, store
         self._limits = limits or Limits()
         self._courier = Courier(spool, outbox)
+        self.meters = Meters(turned_s=time.monotonic())
         self._statuses: dict[str, Any] = {}
         self._told_s: dict[str, float] = {}
         self._builds: list[tuple[Slot, Candidate, Future[Scorer]]] = []
@@ -134,7 +143,9 @@ class Shell:
             blocks = self._due_blocks(due, now, turns)
             if blocks or self.engine.has_work:
                 self._send(self.engine.step(blocks, self._clock))
-                self._decided = self._decided or bool(blocks)
+                if blocks:
+                    self.meters.step.observe(time.monotonic() - now)
+                    self.meters.sensed = self._decided = True
             self._pump()
             now = time.monotonic()
             if now >= next_tick:
@@ -193,6 +204,8 @@ class Shell:
         for record in step.records:
             try:
                 parcels.append(pack(record))
+                if type(record) is EdgeEvent:
+                    self.meters.decided(record)
             except DecodeError as too_large:
                 log.error("%s: a record cannot be sent: %s", record.device_id, too_large)
                 self.engine.devices[record.device_id].counters["records_dropped"] += 1
@@ -230,7 +243,20 @@ class Shell:
         for notice in self._spool.take_notices():
             log.error(notice)
         self._watch_broker(now)
+        self._note(now)
         self._tell(now)
+
+    def _note(self, now: float) -> None:
+        """For whoever asks how it goes, from another thread."""
+        meters, courier, spool = self.meters, self._courier, self._spool
+        meters.send_errors, meters.refused = courier.lost_total, courier.refused_total
+        meters.spool_records, meters.spool_bytes = spool.waiting_records, spool.waiting_bytes
+        meters.fullness = spool.fullness
+        ready, why = self._outbox.ready, self._outbox.problem
+        meters.broker = why or ("" if ready else "not connected")
+        if self._inbox is not None:
+            meters.feedback = self._inbox.problem or ("" if self._inbox.ready else "not caught up with the topics")
+        meters.turned_s = now
 
     def _take_dropped(self, now: float) -> None:
         if dropped := self._spool.take_dropped():
@@ -264,8 +290,9 @@ class Shell:
                 notices = [item]
                 for device in self.engine.devices.values():
                     device.counters["feedback_refused"] += 1
+            where = _trace_fields(item)
             for notice in notices:
-                log.info(notice)
+                log.info(notice, extra=where)
         self._inbox.want(self.engine.wanted)
 
     def _install(self) -> None:
@@ -355,6 +382,7 @@ class Shell:
             if done() or now >= deadline:
                 return
             self._watch_broker(now)
+            self._note(now)
             time.sleep(0.002)
 
     def _close(self) -> None:

@@ -21,7 +21,7 @@ except ModuleNotFoundError as _missing:
     raise MissingToolError("the Python package confluent-kafka is not installed", fix=INSTALL) from _missing
 
 from edge_filters.io.inbox import LogInbox, Place
-from edge_filters.outgoing import Parcel
+from edge_filters.outgoing import Parcel, headers
 from edge_filters.ports import Delivery, Report
 from schemas import topics
 from schemas.librdkafka import translated
@@ -132,7 +132,9 @@ class ConfluentOutbox:
         self._on_its_way += 1
         receipt = _Receipt()
         try:
-            self._producer.produce(self._names[parcel.topic], parcel.payload, parcel.key, on_delivery=receipt)
+            self._producer.produce(
+                self._names[parcel.topic], parcel.payload, parcel.key, headers=headers(parcel), on_delivery=receipt
+            )
         except Exception as failed:  # too large for the client, its queue is full, or it failed for good
             return _Receipt(failed)
         return receipt

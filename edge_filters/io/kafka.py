@@ -20,7 +20,7 @@ from kafka import errors as kafka_errors
 from kafka.partitioner import Partitioner, murmur2
 
 from edge_filters.io.inbox import LogInbox, Place
-from edge_filters.outgoing import Parcel
+from edge_filters.outgoing import Parcel, headers
 from edge_filters.ports import Delivery, Report
 from schemas import topics
 
@@ -130,7 +130,9 @@ class KafkaOutbox:
             self._heard_s = time.monotonic()
         self._on_its_way += 1
         try:
-            return self._producer.send(self._names[parcel.topic], value=parcel.payload, key=parcel.key)
+            return self._producer.send(
+                self._names[parcel.topic], value=parcel.payload, key=parcel.key, headers=headers(parcel)
+            )
         except Exception as failed:  # too large for the client, or metadata that is gone
             return failed
 
@@ -214,6 +216,7 @@ class _Log:
 
     def seek(self, place: Place, offset: int) -> None:
         self._consumer.seek(TopicPartition(*place), offset)
+        self._consumer.resume(TopicPartition(*place))
 
     def pause(self, place: Place) -> None:
         self._consumer.pause(TopicPartition(*place))

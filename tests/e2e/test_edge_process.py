@@ -54,9 +54,9 @@ class Rig:
             """
         )
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> subprocess.Popen[str]:
         self.log = (self.folder / "log").open("a+")
-        command = [sys.executable, "-m", "edge_filters", "run", str(self.folder / "edge.toml")]
+        command = [sys.executable, "-m", "edge_filters", "run", str(self.folder / "edge.toml"), *options]
         self.process = subprocess.Popen(command, stderr=self.log, text=True)
         return self.process
 

@@ -1,0 +1,91 @@
+"""How a line of a log looks, on both sides: text for people, or one JSON object per line for machines. Pure.
+
+    {"timestamp": "2026-01-02T03:04:05.678901Z", "severity": "INFO", "process": "edge", "logger": "edge_filters",
+     "body": "…", "trace_id": "…", "span_id": "…"}
+
+Fields beside these are only those of FIELDS, which our own code names with `extra=`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+FORMATS = ("text", "json")
+#: What `extra=` may add, in this order.
+FIELDS = ("event_id", "trace_id", "span_id")
+HIDDEN = "***"
+#: Secrets shorter than this are not looked for: they would hide half of the text.
+_SHORTEST = 4
+
+
+def add_argument(parser: Any) -> None:
+    """`--log-format`; also spelt with an underscore, as Beam's options are."""
+    parser.add_argument(
+        "--log-format",
+        "--log_format",
+        choices=FORMATS,
+        default="text",
+        help="text, or one JSON object per line (default: text)",
+    )
+
+
+def format_of(argv: Iterable[str]) -> str:
+    """The chosen format on a command line of which the rest is read later; "text" where it is not a known one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--log-format", "--log_format", default="text")
+    try:
+        chosen = parser.parse_known_args(list(argv))[0].log_format
+    except argparse.ArgumentError:
+        return "text"
+    return chosen if chosen in FORMATS else "text"
+
+
+class Redacting(logging.Formatter):
+    """Text, without the secrets that it knows."""
+
+    def __init__(self, text: str, datefmt: str | None = None, secrets: Iterable[str] = ()) -> None:
+        super().__init__(text, datefmt)
+        self._secrets = sorted({s for s in secrets if len(s) >= _SHORTEST}, key=len, reverse=True)
+
+    def hide(self, text: str) -> str:
+        """A text with each secret replaced."""
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter.format."""
+        return self.hide(super().format(record))
+
+
+class JsonLines(Redacting):
+    """One JSON object per line; a traceback is a field of it."""
+
+    def __init__(self, process: str, secrets: Iterable[str] = ()) -> None:
+        super().__init__("", None, secrets)
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter.format."""
+        at = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "timestamp": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "severity": record.levelname,
+            "process": self._process,
+            "logger": record.name,
+            "body": self.hide(record.getMessage()),
+        }
+        line |= {name: str(getattr(record, name)) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["exception"] = self.hide(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
+
+
+def formatter(kind: str, process: str, text: str, datefmt: str | None = None, secrets: Iterable[str] = ()) -> Redacting:
+    """Formatter for one of FORMATS; `text` and `datefmt` are those of logging for "text"."""
+    return JsonLines(process, secrets) if kind == "json" else Redacting(text, datefmt, secrets)
