@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -62,10 +62,10 @@ class Line:
             "stamped_ms": self.stamped_ms,
             "key": None if self.key is None else self.key.decode(errors="backslashreplace"),
             "type": None if self.record is None else type(self.record).__name__,
-            "record": None if self.record is None else _plain(self.record),
+            "record": None if self.record is None else plain(self.record),
         }
         if self.problem is not None:
-            out |= {"problem": self.problem, "payload": _plain(self.payload)}
+            out |= {"problem": self.problem, "payload": plain(self.payload)}
         return out
 
     def as_text(self) -> str:
@@ -97,6 +97,35 @@ def follow(
 
     Raises: UnavailableError: no broker answers, or it has no such topic.
     """
+    since_us = time.time_ns() // 1000 - start if isinstance(start, int) else None
+    reading = messages(bootstrap_servers, [topic], since_us=since_us, at_end=start == "end", limit=limit, follow=follow)
+    return (Line.of(message) for message in reading)
+
+
+def messages(
+    bootstrap_servers: str,
+    names: Sequence[str],
+    *,
+    since_us: int | None = None,
+    until_us: int | None = None,
+    at_end: bool = False,
+    limit: int | None = None,
+    follow: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Any]:
+    """What the Kafka client returns for each record of some topics, undecoded, from their beginning.
+
+    Args:
+        names: of the topics, with their prefix.
+        since_us: begin at the first record with this stamp or a later one, microseconds since 1970.
+        until_us: end before the first record with this stamp or a later one; with `follow`, it may lie ahead.
+        at_end: begin at the end.
+        limit: end after so many.
+        follow: go on at the end of the topics; else end where they ended at the start.
+        stop: asked a few times a second; ends it.
+
+    Raises: UnavailableError: no broker answers, or it has no such topic.
+    """
     from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError
 
@@ -107,30 +136,37 @@ def follow(
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level="read_committed",
             bootstrap_timeout_ms=10_000,
         )
     except KafkaError as cause:
         raise unreachable(bootstrap_servers, cause) from cause
     try:
-        known = consumer.partitions_for_topic(topic)
-        if not known:
-            near = difflib.get_close_matches(topic, consumer.topics(), n=1)
-            fix = f"did you mean {near[0]}?" if near else "make the topics with `tidegate topics apply`"
-            raise UnavailableError("the broker has no such topic", topic=topic, broker=bootstrap_servers, fix=fix)
-        partitions = [TopicPartition(topic, number) for number in sorted(known)]
+        partitions = [
+            TopicPartition(name, number)
+            for name in names
+            for number in sorted(_partitions(consumer, name, bootstrap_servers))
+        ]
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)
-        _seek(consumer, partitions, start, ends)
+        if until_us is not None and until_us <= time.time_ns() // 1000:
+            ends, follow = ends | _offsets(consumer, partitions, until_us), False
+        _seek(consumer, partitions, since_us, at_end, ends)
         left = limit
-        while left is None or left > 0:
+        while (left is None or left > 0) and not stop():
+            if follow and until_us is not None and until_us <= time.time_ns() // 1000:
+                ends = consumer.end_offsets(partitions) | _offsets(consumer, partitions, until_us)
+                follow = False
             if not follow and all(consumer.position(p) >= ends[p] for p in partitions):
                 return
             batches = consumer.poll(timeout_ms=_POLL_MS, max_records=500)
             # Partitions have no common order; the stamps give one that reads well.
             for message in sorted((m for batch in batches.values() for m in batch), key=lambda m: m.timestamp):
-                if not follow and message.offset >= ends[TopicPartition(topic, message.partition)]:
+                if not follow and message.offset >= ends[TopicPartition(message.topic, message.partition)]:
                     continue
-                yield Line.of(message)
+                if until_us is not None and message.timestamp * 1000 >= until_us:
+                    continue
+                yield message
                 left = None if left is None else left - 1
                 if left == 0:
                     return
@@ -140,31 +176,42 @@ def follow(
         consumer.close()
 
 
-def _seek(consumer: Any, partitions: list[Any], start: str | int, ends: dict[Any, int]) -> None:
-    if start == "beginning":
+def _partitions(consumer: Any, name: str, bootstrap_servers: str) -> Iterable[int]:
+    known: Iterable[int] | None = consumer.partitions_for_topic(name)
+    if not known:
+        near = difflib.get_close_matches(name, consumer.topics(), n=1)
+        fix = f"did you mean {near[0]}?" if near else "make the topics with `tidegate topics apply`"
+        raise UnavailableError("the broker has no such topic", topic=name, broker=bootstrap_servers, fix=fix)
+    return known
+
+
+def _offsets(consumer: Any, partitions: list[Any], at_us: int) -> dict[Any, int]:
+    """First offset with that stamp or a later one, of the partitions that have one."""
+    found = consumer.offsets_for_times(dict.fromkeys(partitions, max(0, -(-at_us // 1000))))
+    return {partition: at.offset for partition, at in found.items() if at is not None}
+
+
+def _seek(consumer: Any, partitions: list[Any], since_us: int | None, at_end: bool, ends: dict[Any, int]) -> None:
+    if since_us is None and not at_end:
         consumer.seek_to_beginning(*partitions)
         return
-    found: dict[Any, Any] = {}
-    if isinstance(start, int):
-        since_ms = int(time.time() * 1000) - start // 1000
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+    found = {} if since_us is None else _offsets(consumer, partitions, since_us)
     for partition in partitions:
-        at = found.get(partition)
-        consumer.seek(partition, at.offset if at else ends[partition])
+        consumer.seek(partition, min(found.get(partition, ends[partition]), ends[partition]))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A record, or a part of one, as JSON knows it."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     return value
 
 

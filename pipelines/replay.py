@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from schemas.errors import ConfigError
 
 
 def replay(
-    folder: str, models: list[str], output: str, window_us: int, policy: ControllerPolicy | None = None
+    folder: str,
+    models: list[str],
+    output: str,
+    window_us: int,
+    policy: ControllerPolicy | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Decide recorded topics again.
 
@@ -27,6 +33,7 @@ def replay(
         models: folders of model packages; their heavy models decide.
         output: folder for `<topic>.avro` of the topics that the pipeline writes.
         window_us: length of fleet windows, microseconds.
+        progress: told how many records more were written, batch by batch.
     Returns: how many records each output holds, and a sentence per input file that is damaged.
     Raises: ConfigError: nothing is recorded there, or the output cannot be written. ModelError: a model does not work.
 
@@ -47,7 +54,7 @@ def replay(
         policy=policy or ControllerPolicy(),
         recorded_clock=True,
     )
-    with RecordedTopics(Path(output)) as run:
+    with RecordedTopics(Path(output), progress=progress) as run:
         sinks = Sinks(
             decisions=WriteRecorded(run, topics.DECISIONS),
             fleet=WriteRecorded(run, topics.FLEET),

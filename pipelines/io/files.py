@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -144,6 +144,7 @@ class RecordedTopics:
     """
 
     folder: Path
+    progress: Callable[[int], None] | None = None  # told of each record that is written
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     written: dict[str, int] = field(default_factory=dict)
     _files: dict[str, IO[bytes]] = field(default_factory=dict)
@@ -171,6 +172,8 @@ class RecordedTopics:
         """Add an encoded record."""
         self._writers[topic.name].write(decode(payload, topic.record))
         self.written[topic.name] += 1
+        if self.progress is not None:
+            self.progress(1)
 
     def __exit__(self, *_: object) -> None:
         del _RUNS[self.name]
