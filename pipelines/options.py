@@ -17,6 +17,7 @@ from apache_beam.runners.runner import create_runner
 from pipelines.controller import ControllerPolicy
 from pipelines.split import WindowRule
 from schemas.errors import ConfigError
+from schemas.librdkafka import LIBRARIES
 from schemas.units import duration_us
 
 
@@ -45,6 +46,12 @@ class TidegateOptions(PipelineOptions):
             default="",
             metavar="FILE",
             help="JSON object of further kafka-python settings, such as security_protocol and ssl_cafile",
+        )
+        kafka.add_argument(
+            "--kafka_client_library",
+            choices=LIBRARIES,
+            default=LIBRARIES[0],
+            help="what reads and writes records; confluent is faster and needs the extra fast (default: %(default)s)",
         )
         kafka.add_argument(
             "--kafka_start_deadline",

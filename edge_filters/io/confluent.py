@@ -233,14 +233,18 @@ class _Log:
         self._consumer.assign([ck.TopicPartition(*place, offset) for place, offset in offsets.items()])
 
     def first(self, places: Iterable[Place]) -> dict[Place, int]:
-        return {place: self._bounds(place)[0] for place in places}
+        return self._ask(places, ck.OFFSET_BEGINNING)
 
     def ends(self, places: Iterable[Place]) -> dict[Place, int]:
-        return {place: self._bounds(place)[1] for place in places}
+        return self._ask(places, ck.OFFSET_END)
 
-    def _bounds(self, place: Place) -> tuple[int, int]:
-        bounds: tuple[int, int] = self._consumer.get_watermark_offsets(ck.TopicPartition(*place), timeout=ANSWER_S)
-        return bounds
+    def _ask(self, places: Iterable[Place], which: int) -> dict[Place, int]:
+        """One request for all of them: to the broker, the ends of a log are times, too, before and after any other."""
+        asked = [ck.TopicPartition(*place, which) for place in places]
+        found = self._consumer.offsets_for_times(asked, timeout=ANSWER_S)
+        if wrong := next((told.error for told in found if told.error is not None), None):
+            raise ck.KafkaException(wrong)
+        return {Place(told.topic, told.partition): told.offset for told in found}
 
     def seek(self, place: Place, offset: int) -> None:
         # Not seek(), which fails while the client has not begun to fetch the partition.

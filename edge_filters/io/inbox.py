@@ -68,7 +68,7 @@ class FeedbackLog(Protocol):
         ...
 
     def seek(self, place: Place, offset: int) -> None:
-        """Go on reading there."""
+        """Go on reading there, also where it was paused."""
         ...
 
     def pause(self, place: Place) -> None:

@@ -1,6 +1,6 @@
 """The one consumer of a process: a thread that reads ahead, so that a pipeline's tick never waits for the network.
 
-The thread owns the KafkaConsumer: manual assignment, read_committed, no group membership (the group id names the
+The thread owns the reader of the log: manual assignment, read_committed, no group membership (the group id names the
 committed offsets, nothing else). It polls into one bounded buffer per partition and pauses a partition whose buffer
 is full. A tick asks for the records at an offset; where the feed stands elsewhere it is told to seek and the tick
 goes away empty-handed. The thread outlives everything the broker does: it waits for a missing broker or topic with
@@ -15,31 +15,26 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
-
-from pipelines.io.chunk import Record, Resume
+from pipelines.io.chunk import Resume
 from pipelines.io.commit_note import CommitNote
 from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import PER_RECORD, ReadAhead, Taken
+from pipelines.io.transport import LogAway, LogReader, OffsetsGone, Read
 from schemas.errors import DecodeError, MissingToolError, TidegateError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 #: How long one poll may wait for data; also how long a seek can take to be noticed.
-POLL_MS = 50
+POLL_S = 0.05
 MAX_POLL = 5_000
 #: A poll that brought fewer records than this is followed by a short rest: a fetch per record costs half a core.
 TRICKLE = 200
 REST_S = 0.01
 #: How often the broker is asked whether a silent partition has anything unread.
 SILENCE_CHECK_S = 0.2
-#: How long one request for offsets may take before it counts as "the broker is away", and before it counts as
-#: "the broker was away for a moment".
-REQUEST_MS = 5_000
+#: How long one request for offsets may take before it counts as "the broker was away for a moment".
 SLOW_S = 1.0
 #: How often partitions that were added later are looked for.
 PARTITIONS_CHECK_S = 30.0
@@ -56,8 +51,8 @@ class Feed:
         self._starts: dict[Partition, Start] = {}
         self._failure: TidegateError | None = None
         self._stop = threading.Event()
-        self._consumer: KafkaConsumer | None = None
-        self._asker: KafkaConsumer | None = None
+        self._reader: LogReader | None = None
+        self._asker: LogReader | None = None
         self._begun_s = self._away_since_s = self._settled_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"feed-{'+'.join(config.topics)}", daemon=True)
 
@@ -100,40 +95,34 @@ class Feed:
         self._begun_s = partitions_checked_s = silence_checked_s = time.monotonic()
         while not self._stop.is_set():
             try:
-                if self._consumer is None:
-                    self._consumer = self._config.consumer()
-                consumer, now_s = self._consumer, time.monotonic()
+                if self._reader is None:
+                    self._reader = self._config.reader()
+                reader, now_s = self._reader, time.monotonic()
                 if not self._starts or now_s - partitions_checked_s > PARTITIONS_CHECK_S:
                     partitions_checked_s = now_s
-                    if missing := self._find_partitions(consumer):
+                    if missing := self._find_partitions(reader):
                         self._wait("topics are missing: " + ", ".join(missing))
                         continue
-                self._obey_seeks(consumer)
-                self._pause_full(consumer)
-                received = self._receive(consumer.poll(timeout_ms=POLL_MS, max_records=MAX_POLL))
+                self._obey_seeks(reader)
+                self._pause_full(reader)
+                received = self._receive(reader.read(POLL_S, MAX_POLL))
                 if now_s - silence_checked_s > SILENCE_CHECK_S:
                     silence_checked_s = now_s
-                    self._check_silence(consumer)
+                    self._check_silence(reader)
                 if 0 < received < TRICKLE:
                     self._stop.wait(REST_S)
-            except OffsetOutOfRangeError as error:
-                self._try(self._jump, error.args[0])
-            except LogTruncationError as error:
-                self._try(self._jump, {tp: self._buffers[Partition(*tp)].position for tp in error.divergent_offsets})
-            except (KafkaError, OSError) as error:
-                self._wait(f"{type(error).__name__}: {error}")
+            except OffsetsGone as gone:
+                self._jump(gone.asked)
+            except LogAway as away:
+                self._wait(str(away))
+            except TidegateError as error:
+                self._fail(error)
             except Exception as cause:
                 log.exception("the Kafka feed hit an unexpected error")
                 self._fail(TidegateError(f"the Kafka feed failed: {type(cause).__name__}: {cause}"))
-        for used in (self._consumer, self._asker):
+        for used in (self._reader, self._asker):
             if used is not None:
-                used.close(autocommit=False, timeout_ms=1_000)
-
-    def _try(self, step: Any, *args: Any) -> None:
-        try:
-            step(*args)
-        except (KafkaError, OSError) as error:
-            self._wait(f"{type(error).__name__}: {error}")
+                used.close()
 
     def _fail(self, error: TidegateError) -> None:
         """Hand an error to the ticks, which fail the job with it, and end the thread."""
@@ -171,118 +160,114 @@ class Feed:
         with self._lock:
             self._away_since_s, self._settled_at_s = 0.0, now_s + self._config.outage_grace_s
 
-    def _find_partitions(self, consumer: KafkaConsumer) -> list[str]:
+    def _find_partitions(self, reader: LogReader) -> list[str]:
         """Assign every partition of every topic, each where it stands or starts. Topics that are missing."""
-        numbers = {topic: sorted(consumer.partitions_for_topic(topic) or ()) for topic in self._config.topics}
+        numbers = {topic: reader.partitions(topic) for topic in self._config.topics}
         if missing := [topic for topic, found in numbers.items() if not found]:
             return missing
         self._is_back()
         every = [Partition(topic, n) for topic, found in numbers.items() for n in found]
-        starts = self._starting_points(consumer, [p for p in every if p not in self._starts])
+        starts = self._starting_points(reader, [p for p in every if p not in self._starts])
         if not starts:
             return []
-        tps = {p: TopicPartition(*p) for p in every}
-        consumer.assign(list(tps.values()))
-        consumer.resume(*tps.values())
         with self._lock:
-            self._buffers |= {p: ReadAhead(start.offset) for p, start in starts.items()}
+            buffers = self._buffers | {p: ReadAhead(start.offset) for p, start in starts.items()}
+        reader.assign({p: buffers[p].position for p in every})
+        with self._lock:
+            self._buffers = buffers
             self._starts = {**self._starts, **starts}
-            for p, buffer in self._buffers.items():
+            for buffer in buffers.values():
                 buffer.paused = False
-                consumer.seek(tps[p], buffer.position)
         log.info("reading %d partitions of %s", len(every), ", ".join(self._config.topics))
         return []
 
-    def _starting_points(self, consumer: KafkaConsumer, new: Iterable[Partition]) -> dict[Partition, Start]:
-        tps = {p: TopicPartition(*p) for p in new}
-        if not tps:
+    def _starting_points(self, reader: LogReader, new: Iterable[Partition]) -> dict[Partition, Start]:
+        if not (partitions := list(new)):
             return {}
-        first = consumer.beginning_offsets(list(tps.values()), timeout_ms=REQUEST_MS)
+        first = reader.first(partitions)
         out: dict[Partition, Start] = {}
-        for p, tp in tps.items():
-            committed = None
-            if self._config.group_id is not None:
-                committed = consumer.committed(tp, metadata=True, timeout_ms=REQUEST_MS)
-            if committed is None or committed.offset < 0:
-                out[p] = Start(first[tp], first[tp], Resume())
+        for p in partitions:
+            committed = reader.committed(p) if self._config.group_id is not None else None
+            if committed is None:
+                out[p] = Start(first[p], first[p], Resume())
                 continue
             try:
-                resume = CommitNote.parse(committed.metadata or "").resume(committed.offset)
+                resume = CommitNote.parse(committed.note).resume(committed.offset)
             except DecodeError as error:
                 log.warning("the note beside the committed offset of %s[%d] is not used: %s", *p, error)
                 resume = Resume(committed.offset)
-            warm_from = max(first[tp], committed.offset - self._config.warm_up_records)
+            warm_from = max(first[p], committed.offset - self._config.warm_up_records)
             out[p] = Start(min(warm_from, committed.offset), committed.offset, resume)
         return out
 
-    def _obey_seeks(self, consumer: KafkaConsumer) -> None:
+    def _obey_seeks(self, reader: LogReader) -> None:
         with self._lock:
             for p, buffer in self._buffers.items():
                 if buffer.seek is not None:
-                    consumer.seek(TopicPartition(*p), buffer.seek)
+                    reader.seek(p, buffer.seek)
                     buffer.moved_to(buffer.seek)
+                    buffer.paused = False
 
-    def _pause_full(self, consumer: KafkaConsumer) -> None:
+    def _pause_full(self, reader: LogReader) -> None:
         limit = max(1 << 20, self._config.buffer_bytes // max(1, len(self._buffers)))
         for p, buffer in self._buffers.items():
             if not buffer.paused and buffer.held_bytes >= limit:
-                consumer.pause(TopicPartition(*p))
+                reader.pause(p)
                 buffer.paused = True
             elif buffer.paused and buffer.held_bytes <= limit // 2:
-                consumer.resume(TopicPartition(*p))
+                reader.resume(p)
                 buffer.paused = False
 
-    def _receive(self, polled: Mapping[TopicPartition, list[Any]]) -> int:
+    def _receive(self, polled: list[Read]) -> int:
         """Buffer what a poll brought; how many records it was."""
         if not polled:
             return 0
         self._is_back()
         now_s = time.monotonic()
-        ready = []
-        for tp, raw in polled.items():
-            # the same as size_of(), without a look at each key and value; missing ones are counted as -1 here
-            size = sum(max(0, r.serialized_key_size) + max(0, r.serialized_value_size) for r in raw)
-            records = [Record(r.offset, r.key, r.value, r.timestamp) for r in raw]
-            ready.append((Partition(tp.topic, tp.partition), records, size + PER_RECORD * len(raw)))
         with self._lock:
-            for partition, records, size in ready:
-                self._buffers[partition].receive(records, size, now_s)
-        return sum(map(len, polled.values()))
+            for partition, records, size in polled:
+                self._buffers[partition].receive(records, size + PER_RECORD * len(records), now_s)
+        return sum(len(read.records) for read in polled)
 
-    def _check_silence(self, consumer: KafkaConsumer) -> None:
+    def _check_silence(self, reader: LogReader) -> None:
         """Ask the broker which partitions, of those that have been silent for a while, have nothing unread."""
         since_s = time.monotonic() - self._config.silence_after_s
         silent = [
-            TopicPartition(*p)
+            p
             for p, buffer in self._buffers.items()
             if not buffer.waiting and buffer.seek is None and buffer.received_at_s <= since_s
         ]
         if not silent:
             return
         if self._asker is None:
-            # Records of an open transaction are unread too, but to a read_committed consumer the log ends before them.
-            self._asker = self._config.consumer(isolation_level="read_uncommitted", group_id=None)
+            # Records of an open transaction are unread too, but to a read_committed reader the log ends before them.
+            self._asker = self._config.reader(read_committed=False)
         asked_at_us = time.time_ns() // 1000  # before asking: the answer speaks for an earlier moment, never a later
         begun_s = time.monotonic()
-        ends = self._asker.end_offsets(silent, timeout_ms=REQUEST_MS)
+        ends = self._asker.ends(silent)
         self._is_back()
         if (now_s := time.monotonic()) - begun_s > SLOW_S:
             self._settle(now_s)
         with self._lock:
-            for tp in silent:
-                position = consumer.position(tp, timeout_ms=0)
-                if position is not None and position >= ends[tp]:
-                    self._buffers[Partition(*tp)].nothing_unread(position, asked_at_us)
+            for p in silent:
+                position = reader.position(p)
+                if position is not None and position >= ends[p]:
+                    self._buffers[p].nothing_unread(position, asked_at_us)
 
-    def _jump(self, asked: Mapping[TopicPartition, int]) -> None:
+    def _jump(self, asked: Mapping[Partition, int]) -> None:
         """Records were deleted before we read them, or the log was cut: say so, and go on where records are."""
-        consumer = self._consumer
-        if consumer is None:
+        reader = self._reader
+        if reader is None:
             return
-        first = consumer.beginning_offsets(list(asked), timeout_ms=REQUEST_MS)
-        for tp, offset in asked.items():
-            start = first[tp]
-            where = f"{tp.topic}[{tp.partition}]"
+        try:
+            first = reader.first(asked)
+        except LogAway as away:  # the partitions stand still; the next read names them again
+            self._wait(str(away))
+            return
+        for p, told in asked.items():
+            offset = told if told >= 0 else self._buffers[p].position
+            start = first[p]
+            where = f"{p.topic}[{p.number}]"
             if start > offset:
                 gone = f"{start - offset} offsets, {offset} to {start - 1}, were deleted before they were read"
                 log.error("%s: %s; their records are lost", where, gone)
@@ -291,5 +276,6 @@ class Feed:
                     "%s: the log was cut or created anew, offset %d is gone; reading from %d", where, offset, start
                 )
             with self._lock:
-                consumer.seek(tp, start)
-                self._buffers[Partition(*tp)].jump(offset, start)
+                reader.seek(p, start)
+                self._buffers[p].paused = False
+                self._buffers[p].jump(offset, start)

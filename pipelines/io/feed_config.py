@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer
 
 from pipelines.io.chunk import Resume
+from pipelines.io.kafka_python import KafkaPythonReader
+from pipelines.io.transport import LogReader
 from schemas.errors import ConfigError
+from schemas.librdkafka import Library, translated
 
 #: Ours whatever the user sets, because the source stands on them.
 FIXED = {
@@ -36,6 +39,7 @@ class FeedConfig:
     topics:             read together by one consumer; all of them must exist before anything is handed out.
     group_id:           names the committed offsets to start from; None starts at the beginning, without commits.
     client:             further settings of kafka-python's consumer (TLS, SASL, ...).
+    library:            which client reads; offsets are committed with kafka-python in any case.
     start_deadline_s:   how long the broker and the topics may be missing at start; None waits for ever.
     buffer_bytes:       for all partitions together; a partition pauses when its share is full.
     warm_up_records:    how many records before the committed offset are read again, for what they tell the dedupe.
@@ -53,6 +57,7 @@ class FeedConfig:
     warm_up_records: int = 0
     outage_grace_s: float = 5.0
     silence_after_s: float = 0.5
+    library: Library = "kafka-python"
 
     def __post_init__(self) -> None:
         if not self.topics:
@@ -61,11 +66,32 @@ class FeedConfig:
             raise ConfigError("settings that kafka-python's consumer does not have", settings=unknown)
         if taken := sorted(set(self.client) & {*FIXED, "group_id", "bootstrap_servers"}):
             raise ConfigError("settings of the consumer that the source decides by itself", settings=taken)
+        if self.library == "confluent":
+            translated(self.client)
 
     def consumer(self, **extra: Any) -> KafkaConsumer:
         """A consumer with our settings. Raises KafkaError: the broker is not there."""
         mine = {"bootstrap_servers": self.bootstrap_servers, "group_id": self.group_id}
         return KafkaConsumer(**{**DEFAULTS, **self.client, **FIXED, **mine, **extra})
+
+    def reader(self, *, read_committed: bool = True) -> LogReader:
+        """The log through the chosen library. One that sees open transactions, too, knows no committed offsets.
+
+        Raises LogAway: the broker is not there. MissingToolError: the library is not installed.
+        """
+        group_id = self.group_id if read_committed else None
+        if self.library == "confluent":
+            from pipelines.io.confluent import ConfluentReader
+
+            return ConfluentReader(
+                self.bootstrap_servers,
+                group_id,
+                {**DEFAULTS, **self.client},
+                queued_bytes=self.buffer_bytes // 4,
+                read_committed=read_committed,
+            )
+        level = "read_committed" if read_committed else "read_uncommitted"
+        return KafkaPythonReader(lambda: self.consumer(isolation_level=level, group_id=group_id))
 
 
 class Start(NamedTuple):

@@ -41,6 +41,7 @@ from pipelines.io.readahead import Taken
 from pipelines.io.watermark import UNKNOWN_US, WatermarkRule
 from schemas.errors import ConfigError, DecodeError
 from schemas.ids import Identity
+from schemas.librdkafka import Library
 
 EventTime = Callable[[Record], int]
 Identify = Callable[[Record], Identity | None]
@@ -89,7 +90,7 @@ class ReadFromKafka(beam.PTransform):
     """Topics to a PCollection[Chunk], timestamped with the earliest event time of each chunk.
 
     Args:
-        topics, bootstrap_servers, group_id, client, start_deadline_s, outage_grace_s: see FeedConfig.
+        topics, bootstrap_servers, group_id, client, library, start_deadline_s, outage_grace_s: see FeedConfig.
         branches, lanes: who must answer for a chunk before its offsets are committed; see FlowConfig. Both empty:
             nothing is committed, for runners that keep the offsets in checkpoints of their own.
         disorder_s, idle_s, future_s: see WatermarkRule.
@@ -121,6 +122,7 @@ class ReadFromKafka(beam.PTransform):
         start_deadline_s: float | None = None,
         outage_grace_s: float = 5.0,
         client: Mapping[str, Any] | None = None,
+        library: Library = "kafka-python",
     ) -> None:
         super().__init__()
         names = tuple(dict.fromkeys(topics))
@@ -129,6 +131,7 @@ class ReadFromKafka(beam.PTransform):
             bootstrap_servers=bootstrap_servers,
             group_id=group_id,
             client=dict(client or {}),
+            library=library,
             start_deadline_s=start_deadline_s,
             outage_grace_s=outage_grace_s,
             warm_up_records=warm_up_records if identity is not None else 0,

@@ -1,0 +1,90 @@
+"""What the feed needs from a log, and who provides it: kafka-python, confluent-kafka, or a double in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from pipelines.io.chunk import Record
+from pipelines.io.partition import Partition
+
+
+class LogAway(Exception):
+    """The log did not answer; asking again later can help. Its words are the reason."""
+
+
+class OffsetsGone(Exception):
+    """Records were deleted before they were read, or the log was cut: `asked` has the offsets that are not there."""
+
+    def __init__(self, asked: Mapping[Partition, int]) -> None:
+        super().__init__(dict(asked))
+        self.asked = dict(asked)
+
+
+class Committed(NamedTuple):
+    """A committed offset and the note beside it."""
+
+    offset: int
+    note: str
+
+
+class Read(NamedTuple):
+    """Records of one partition, in order, and the bytes of their keys and values."""
+
+    partition: Partition
+    records: list[Record]
+    size: int
+
+
+class LogReader(Protocol):
+    """Reads partitions of a log, committed records only unless it was opened otherwise. Used by one thread.
+
+    Every call may raise LogAway.
+    """
+
+    def partitions(self, topic: str) -> list[int]:
+        """Partitions of a topic, sorted; none where there is no such topic."""
+        ...
+
+    def assign(self, offsets: Mapping[Partition, int]) -> None:
+        """Read these and no others, each from its offset; none of them is paused."""
+        ...
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Go on reading there, also where it was paused."""
+        ...
+
+    def pause(self, partition: Partition) -> None:
+        """Read nothing of it until it is resumed."""
+        ...
+
+    def resume(self, partition: Partition) -> None:
+        """Read it again, from where it was paused."""
+        ...
+
+    def read(self, timeout_s: float, max_records: int) -> list[Read]:
+        """What has come; waits up to `timeout_s` for a first record.
+
+        Raises OffsetsGone: the partitions that it names stand still until they are told where to go on.
+        """
+        ...
+
+    def position(self, partition: Partition) -> int | None:
+        """Offset that is read next, with gaps and markers passed over that are known to hold nothing; None: unknown."""
+        ...
+
+    def first(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Offset of the oldest record of each that is still there."""
+        ...
+
+    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Offset behind the last record of each that this reader may see, asked afresh."""
+        ...
+
+    def committed(self, partition: Partition) -> Committed | None:
+        """What the group has committed; None where it has not."""
+        ...
+
+    def close(self) -> None:
+        """Let go; waits a second at most."""
+        ...
