@@ -8,88 +8,76 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.commands.train import EXAMPLES, HELP, add_arguments
+from deploy.train.alarms import FalseAlarms
 from deploy.train.evaluate import Evaluation
 from deploy.train.models import HeavySize
 from deploy.train.packing import TrainingOptions
+from deploy.train.report import PAGE_FILE
 from deploy.train.trainer import train
-from schemas.errors import TidegateError, exit_code
+from schemas.errors import ConfigError, TidegateError, exit_code
 
-_EXAMPLE = """\
-example:
-  python -m deploy.train --normal deploy/demo/data/machine-*.normal.avro --live deploy/demo/data/machine-*.live.avro \\
-      --name servers --cohort servers -o build/models/servers
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    usual = TrainingOptions()
-    p = argparse.ArgumentParser(
-        prog="python -m deploy.train",
-        description="Make a model package for a cohort: edge model, heavy model, thresholds, self-tests.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument(
-        "--normal", type=Path, nargs="+", required=True, metavar="REC", help="one per device, normal operation"
-    )
-    p.add_argument(
-        "--live", type=Path, nargs="*", default=[], metavar="REC", help="labelled recordings to evaluate with"
-    )
-    p.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="where the package goes")
-    p.add_argument("--name", required=True, help="name of the model")
-    p.add_argument("--cohort", required=True, help="group of devices that shares it")
-    p.add_argument("--version", type=int, default=1, help="version of the model (%(default)s)")
-    p.add_argument("--seed", type=int, default=1, help="same seed, same bytes (%(default)s)")
-    p.add_argument("--window-readings", type=int, default=usual.window_readings, help="readings a window (%(default)s)")
-    p.add_argument(
-        "--normal-share", type=float, default=usual.normal_share, help="latest share of REC to learn from (%(default)s)"
-    )
-    p.add_argument(
-        "--escalate-rate",
-        type=float,
-        default=usual.escalate_rate,
-        help="share of normal windows that the edge may pass on (%(default)s)",
-    )
-    p.add_argument(
-        "--components",
-        type=int,
-        default=usual.heavy.components,
-        help="ways of operating that the heavy model tells apart (two, or one for a single channel)",
-    )
-    p.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
-    p.add_argument("--json", action="store_true", help="the report as JSON on stdout")
-    return p
+#: Of recordings that are given without saying what is in them.
+LEARN_SHARE = 0.7
+FALSE_ALARMS = "0.5%"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train one package. Returns the exit code."""
-    args = parser().parse_args(argv)
+    """`python -m deploy.train`: the same options without the `tidegate` around them. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.train",
+        description=HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    args = parser.parse_args(argv)
     try:
-        report = train(
-            args.normal,
-            args.out,
-            name=args.name,
-            cohort=args.cohort,
-            seed=args.seed,
-            version=args.version,
-            live=args.live,
-            options=TrainingOptions(
-                window_readings=args.window_readings,
-                normal_share=args.normal_share,
-                escalate_rate=args.escalate_rate,
-                heavy=HeavySize(components=args.components),
-            ),
-            progress=(lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr)),
-        )
+        return run(args)
     except TidegateError as error:
         print(f"train: {error}", file=sys.stderr)
         return exit_code(error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train one package of parsed options. Raises TidegateError."""
+    if bool(args.recordings) == bool(args.normal):
+        raise ConfigError(
+            "recordings are given both plainly and with --normal" if args.normal else "there is nothing to learn from",
+            fix="give recordings alone, to be split by time, or those of normal operation with --normal",
+        )
+    if args.normal and args.learn_share is not None:
+        raise ConfigError("--learn-share splits plain recordings", fix="with --normal, say --normal-share")
+    stated = args.false_alarms or (None if args.normal else FALSE_ALARMS)
+    report = train(
+        args.normal or args.recordings,
+        args.out,
+        name=args.name or _name_of(args.out),
+        cohort=args.cohort,
+        seed=args.seed,
+        version=args.version,
+        live=args.live,
+        options=TrainingOptions(
+            window_readings=args.window_readings,
+            learn_share=1.0 if args.normal else LEARN_SHARE if args.learn_share is None else args.learn_share,
+            normal_share=args.normal_share,
+            escalate_rate=args.escalate_rate,
+            false_alarms=FalseAlarms.parse(stated) if stated else None,
+            heavy=HeavySize(components=args.components),
+        ),
+        progress=(lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
+    )
     if args.json:
         print(json.dumps(report.as_json(), indent=2, sort_keys=True))
-    elif report.evaluation:
+        return 0
+    if report.evaluation:
         print(table(report.evaluation))
+    print(f"report: {args.out / PAGE_FILE}")
     return 0
+
+
+def _name_of(folder: Path) -> str:
+    return folder.resolve().name
 
 
 def table(evaluation: Evaluation) -> str:
@@ -97,13 +85,36 @@ def table(evaluation: Evaluation) -> str:
 
     AUC 0.5 and an average precision (AP) of the share of anomalous windows are what a constant score reaches.
     """
-    lines = [
-        f"{'':22}{'windows':>8}{'anom.':>7}{'edge AUC':>10}{'AP':>7}"
-        f"{'heavy AUC':>11}{'AP':>7}{'random AP':>11}{'escalated':>11}"
-    ]
-    for who, f in [*evaluation.devices.items(), ("all", evaluation.pooled)]:
+    counted = ("windows", "escalated", "raised", "confirmed")
+    judged = ("anomalous", "edge_auc", "edge_ap", "heavy_auc", "heavy_ap", "random_ap", "confirmed_of_normal")
+    columns = [*counted, *(judged if "edge_auc" in evaluation.pooled else ())]
+    lines = [f"{'':22}" + "".join(f"{_HEADINGS[name]:>{len(_HEADINGS[name]) + 2}}" for name in columns)]
+    for who, figures in [*evaluation.devices.items(), ("all", evaluation.pooled)]:
+        cells = (_cell(name, figures.get(name, float("nan"))) for name in columns)
         lines.append(
-            f"{who:22}{f['windows']:8.0f}{f['anomalous']:7.0f}{f['edge_auc']:10.3f}{f['edge_ap']:7.3f}"
-            f"{f['heavy_auc']:11.3f}{f['heavy_ap']:7.3f}{f['random_ap']:11.3f}{f['escalated']:11.1%}"
+            f"{who:22}" + "".join(f"{c:>{len(_HEADINGS[name]) + 2}}" for c, name in zip(cells, columns, strict=True))
         )
     return "\n".join(lines)
+
+
+_HEADINGS = {
+    "windows": " windows",
+    "escalated": "passed on",
+    "raised": "edge alarm",
+    "confirmed": "heavy alarm",
+    "anomalous": "anomalous",
+    "edge_auc": "edge AUC",
+    "edge_ap": "edge AP",
+    "heavy_auc": "heavy AUC",
+    "heavy_ap": "heavy AP",
+    "random_ap": "random AP",
+    "confirmed_of_normal": "heavy alarm of normal",
+}
+
+
+def _cell(name: str, value: float) -> str:
+    if value != value:
+        return "-"
+    if name in ("windows", "anomalous"):
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if name.endswith(("_auc", "_ap")) else f"{value:.2%}"

@@ -1,4 +1,6 @@
-"""How well scores separate labelled windows, against a random score and a constant one.
+"""How often windows that nothing was learned from are alarms, and how well scores separate those that are labelled.
+
+Separation stands against a random score and a constant one.
 
 Point-adjusted F1 is never computed: with the best threshold a random score reaches 0.85 with it on this kind of data.
 """
@@ -13,19 +15,39 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from schemas.manifest import Manifest
+from schemas.records import Floats
 from schemas.scoring import Scores
 
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """What is drawn of a device: every `every`-th row of its first channels, and at which of them each window starts.
+
+    `channels` of `of_channels`; `values` float32[n, c]; `labels` bool[n]; `starts` int64[windows].
+    """
+
+    channels: tuple[str, ...]
+    of_channels: int
+    values: Floats
+    labels: Flags
+    starts: npt.NDArray[np.int64]
+    every: int
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
-    """The windows of one device's labelled recording with both scores. A window is anomalous when any reading is."""
+    """The windows of one device's later readings with both scores.
+
+    A window is anomalous when any reading is; None: the recording has no labels.
+    """
 
     device_id: str
-    anomalous: Flags
+    anomalous: Flags | None
     edge: Scores
     heavy: Scores
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +95,34 @@ def evaluate(manifest: Manifest, judged: list[Judged], seed: int) -> Evaluation:
 
 
 def _figures(manifest: Manifest, judged: list[Judged], seed: int) -> dict[str, float]:
-    anomalous = np.concatenate([item.anomalous for item in judged])
-    edge, heavy = (np.concatenate([getattr(item, name) for item in judged]) for name in ("edge", "heavy"))
-    escalated = np.concatenate([item.edge >= manifest.levels_of(item.device_id).escalate_at for item in judged])
-    threshold = manifest.heavy.threshold
-    confirmed = heavy >= (np.inf if threshold is None else threshold)
-    windows = len(anomalous)
-    random = np.random.default_rng(seed).random(windows)
+    def flags(items: list[Judged]) -> tuple[Flags, Flags, Flags]:
+        """Which windows are passed on, raise the edge's alarm, and are an anomaly to the heavy model."""
+        levels = [manifest.levels_of(item.device_id) for item in items]
+        pairs = list(zip(items, levels, strict=True))
+        return (
+            np.concatenate([item.edge >= level.escalate_at for item, level in pairs]),
+            np.concatenate([item.edge >= level.raise_at for item, level in pairs]),
+            np.concatenate([item.heavy for item in items]) >= (manifest.heavy.threshold or 0.0),
+        )
+
+    escalated, raised, confirmed = flags(judged)
+    figures = {
+        "windows": float(len(escalated)),
+        "escalated": float(np.mean(escalated)),
+        "raised": float(np.mean(raised)),
+        "confirmed": float(np.mean(confirmed)),
+        "confirmed_of_escalated": _share(confirmed, escalated),
+        "agreement": float(np.mean(escalated == confirmed)),
+    }
+    known = [item for item in judged if item.anomalous is not None]
+    if not known:
+        return figures
+    anomalous = np.concatenate([item.anomalous for item in known if item.anomalous is not None])
+    escalated, raised, confirmed = flags(known)
+    edge, heavy = (np.concatenate([getattr(item, name) for item in known]) for name in ("edge", "heavy"))
+    random = np.random.default_rng(seed).random(len(anomalous))
     by_edge, by_heavy, by_chance = (Separation.of(anomalous, scores) for scores in (edge, heavy, random))
-    return {
-        "windows": float(windows),
+    return figures | {
         "anomalous": float(anomalous.sum()),
         "edge_auc": by_edge.auc,
         "edge_ap": by_edge.ap,
@@ -92,13 +132,12 @@ def _figures(manifest: Manifest, judged: list[Judged], seed: int) -> dict[str, f
         "random_ap": by_chance.ap,
         "constant_auc": 0.5,
         "constant_ap": float(np.mean(anomalous)),
-        "escalated": float(np.mean(escalated)),
         "escalated_of_anomalous": _share(escalated, anomalous),
         "escalated_of_normal": _share(escalated, ~anomalous),
-        "confirmed_of_escalated": _share(confirmed, escalated),
+        "raised_of_anomalous": _share(raised, anomalous),
+        "raised_of_normal": _share(raised, ~anomalous),
         "confirmed_of_anomalous": _share(confirmed, anomalous),
         "confirmed_of_normal": _share(confirmed, ~anomalous),
-        "agreement": float(np.mean(escalated == confirmed)),
     }
 
 

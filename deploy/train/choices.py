@@ -1,0 +1,75 @@
+"""What the trainer chooses where nothing is said: windows and strides, each with a sentence that says what and why.
+
+Pure. Nothing is chosen by looking at labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Readings times channels of a window at most: a self-test with a window of it has to fit into the manifest.
+MAX_WINDOW_NUMBERS = 4_000
+#: Windows of a fit, and the numbers in them; longer recordings are taken with wider strides.
+MAX_FIT_WINDOWS = 20_000
+MAX_FIT_NUMBERS = 16_000_000
+#: Windows whose scores thresholds are read off, as long as windows need not overlap for it.
+LEAST_READINGS, USUAL_READINGS, MOST_READINGS = 4, 16, 64
+#: Rows per reading of a window: about eighty windows to fit on.
+_ROWS_PER_READING = 32
+_SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Readings of a window, and why so many."""
+
+    readings: int
+    why: str
+
+
+def window_for(step_us: float, rows: int, channels: int) -> Windows:
+    """Readings of a window: a power of two.
+
+    Args:
+        step_us: usual step between readings, microseconds; 0 where it is not known.
+        rows: readings to learn from, of the device that has fewest.
+        channels: how many there are.
+
+    >>> window_for(10_000, 1_000_000, 1).readings, window_for(300_000_000, 20_000, 1).readings
+    (64, 16)
+    """
+    wanted, why = (
+        USUAL_READINGS,
+        f"{USUAL_READINGS} readings, the default for signals of up to {USUAL_READINGS} a second",
+    )
+    while step_us and wanted < MOST_READINGS and wanted * step_us < _SECOND_US:
+        wanted *= 2
+        why = "a power of two that holds about a second of this signal"
+        if wanted == MOST_READINGS:
+            why = "the most that is chosen by default, because the signal is fast"
+    readings = wanted
+    while readings > LEAST_READINGS and readings * _ROWS_PER_READING > rows:
+        readings //= 2
+        why = f"fewer than usual, because there are only {rows:,} readings to learn from"
+    while readings > LEAST_READINGS and readings * channels > MAX_WINDOW_NUMBERS:
+        readings //= 2
+        why = f"fewer than usual, because there are {channels} channels"
+    return Windows(readings, why)
+
+
+def stride_for(readings: int, channels: int, rows: int) -> int:
+    """Rows from one window to the next when fitting; `rows` of all devices together."""
+    most = max(1, min(MAX_FIT_WINDOWS, MAX_FIT_NUMBERS // (readings * channels)))
+    return max(1, readings // 4, -(-rows // most))
+
+
+def duration(us: float) -> str:
+    """Microseconds in the unit that people would use.
+
+    >>> duration(4_800_000_000), duration(640_000), duration(90_000_000)
+    ('80 min', '640 ms', '90 s')
+    """
+    for unit, size in (("d", 86_400e6), ("h", 3_600e6), ("min", 60e6), ("s", 1e6), ("ms", 1e3)):
+        if us >= (1 if unit in ("ms", "s") else 2) * size - 1e-6:
+            return f"{us / size:.3g} {unit}"
+    return f"{us:.3g} us"
