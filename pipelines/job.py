@@ -6,7 +6,9 @@ import contextlib
 import json
 import logging
 import signal
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from pipelines.heavy import open_shelf
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Record
 from pipelines.io.models import WatchSettings
+from pipelines.io.probe import Probe
 from pipelines.io.sink import WriteToKafka, close_producers
 from pipelines.io.source import ReadFromKafka
 from pipelines.options import TidegateOptions
@@ -94,6 +97,7 @@ class Job:
         runner = (options.view_as(StandardOptions).runner or "").lower()
         self._flink = "flink" in runner
         self._options = options
+        self._asking = threading.Lock()  # the probe's thread asks too
         prefix, servers, client = ours.kafka_topic_prefix, ours.kafka_bootstrap_servers, ours.client()
         window, policy = ours.window(), ours.policy()
         self._source = ReadFromKafka(
@@ -111,6 +115,7 @@ class Job:
             eager=not self._flink,
             start_deadline_s=ours.kafka_start_deadline / 1e6,
             client=client,
+            library=ours.kafka_client_library,
         )
         self._config = GraphConfig(
             models=WatchSettings(servers, prefix, ours.kafka_start_deadline / 1e6, json.dumps(client, sort_keys=True)),
@@ -142,16 +147,32 @@ class Job:
 
         Raises PipelineError: the runner gave up. UnavailableError: the broker or the topics are not there.
         """
-        if not self._flink:  # here it is a sentence; inside of a worker it would be a traceback
-            open_shelf(self._config.models)
+        ours = self._options.view_as(TidegateOptions)
+        probe = None
+        if ours.metrics_port is not None:
+            flow = "" if self._flink else self._source.flow
+            probe = Probe(ours.metrics_host, ours.metrics_port, ours.kafka_group_id, flow)
+        try:
+            self._run(stop, submitted, probe)
+        finally:
+            if probe is not None:
+                probe.close()
+
+    def _run(self, stop: Stop, submitted: Callable[[], None], probe: Probe | None) -> None:
+        # here a broker that is away is a sentence; inside of a worker it would be a traceback
+        shelf = None if self._flink else open_shelf(self._config.models)
         result = self.graph().run()
         submitted()
+        if probe is not None:
+            probe.runs(lambda: self._counters(result), shelf)
         log.info("the pipeline runs on %s", self._options.view_as(StandardOptions).runner)
         report_at_s = time.monotonic() + REPORT_EVERY_S
         ask_at_s = 0.0
         try:
             while not stop.is_set():
                 time.sleep(POLL_S)
+                if probe is not None:
+                    probe.turned()
                 if time.monotonic() < ask_at_s:
                     continue
                 ask_at_s = time.monotonic() + ASK_EVERY_S
@@ -173,11 +194,19 @@ class Job:
         close_producers()
         log.info("stopped%s", "" if clean else "; some records were not answered in time and will be read again")
 
+    def _counters(self, result: Any) -> dict[tuple[str, str], int]:
+        """The runner's counters by namespace and name."""
+        with self._asking:
+            # A portable result keeps the first answer it got for ever; dropping it is the only way to a newer one.
+            result._metrics = None
+            counters = result.metrics().query()["counters"]
+        totals: dict[tuple[str, str], int] = defaultdict(int)
+        for counter in counters:
+            totals[counter.key.metric.namespace, counter.key.metric.name] += counter.committed or 0
+        return totals
+
     def _progress(self, result: Any) -> str:
-        # A portable result keeps the first answer it got for ever; dropping it is the only way to a newer one.
-        result._metrics = None
-        counters = result.metrics().query()["counters"]
-        totals = {c.key.metric.name: c.committed or 0 for c in counters}
+        totals = {name: count for (_, name), count in self._counters(result).items()}
         names = (
             "records",
             "duplicates",

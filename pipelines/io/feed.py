@@ -21,7 +21,7 @@ from pipelines.io.commit_note import CommitNote
 from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import PER_RECORD, ReadAhead, Taken
-from pipelines.io.transport import LogAway, LogReader, OffsetsGone, Read
+from pipelines.io.transport import LogAway, LogReader, OffsetsGone, OpenReader, Read
 from schemas.errors import DecodeError, MissingToolError, TidegateError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,10 @@ RETRY_S = 0.5
 class Feed:
     """Reads all partitions of the configured topics ahead, in one thread. Thread-safe."""
 
-    def __init__(self, config: FeedConfig) -> None:
+    def __init__(self, config: FeedConfig, open_reader: OpenReader | None = None) -> None:
+        """`open_reader`: where the records are, if not where the configuration says."""
         self._config = config
+        self._open = open_reader or config.reader
         self._lock = threading.Lock()
         self._buffers: dict[Partition, ReadAhead] = {}
         self._starts: dict[Partition, Start] = {}
@@ -96,7 +98,7 @@ class Feed:
         while not self._stop.is_set():
             try:
                 if self._reader is None:
-                    self._reader = self._config.reader()
+                    self._reader = self._open()
                 reader, now_s = self._reader, time.monotonic()
                 if not self._starts or now_s - partitions_checked_s > PARTITIONS_CHECK_S:
                     partitions_checked_s = now_s
@@ -241,7 +243,7 @@ class Feed:
             return
         if self._asker is None:
             # Records of an open transaction are unread too, but to a read_committed reader the log ends before them.
-            self._asker = self._config.reader(read_committed=False)
+            self._asker = self._open(read_committed=False)
         asked_at_us = time.time_ns() // 1000  # before asking: the answer speaks for an earlier moment, never a later
         begun_s = time.monotonic()
         ends = self._asker.ends(silent)

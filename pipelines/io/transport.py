@@ -88,3 +88,11 @@ class LogReader(Protocol):
     def close(self) -> None:
         """Let go; waits a second at most."""
         ...
+
+
+class OpenReader(Protocol):
+    """Opens a log."""
+
+    def __call__(self, *, read_committed: bool = True) -> LogReader:
+        """A reader; one with `read_committed=False` sees open transactions, too. Raises LogAway."""
+        ...
