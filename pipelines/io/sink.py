@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from apache_beam.metrics import Metrics
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from pipelines.io import bulk
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Batch, Receipt, WindowAck
 from schemas.errors import ConfigError, UnavailableError
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: Records in a bundle after which the sink flushes without waiting for the bundle's end.
 FLUSH_AFTER = 5_000
+
+#: Settings of a producer that have no say here: keys and values are bytes, and a key has Kafka's own partition.
+_OURS = ("key_serializer", "value_serializer", "partitioner")
 
 _PRODUCERS: dict[tuple[Any, ...], KafkaProducer] = {}
 _LOCK = threading.Lock()
@@ -87,6 +92,8 @@ class WriteToKafka(beam.PTransform):
         unknown = sorted(set(client or {}) - set(KafkaProducer.DEFAULT_CONFIG))
         if unknown:
             raise ConfigError("settings that kafka-python's producer does not have", settings=unknown)
+        if taken := sorted(set(client or {}) & set(_OURS)):
+            raise ConfigError("settings of the producer that the sink decides by itself", settings=taken)
         self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}))
 
     def expand(self, batches: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
@@ -106,33 +113,37 @@ class _Write(beam.DoFn):
         self._topic, self._bootstrap_servers = topic, bootstrap_servers
         self._branch, self._timeout_s, self._client = branch, timeout_s, client
         self._written = Metrics.counter("sink", f"records.{topic}")
-        self._sent: list[Any] = []
+        self._sent: list[bulk.Sent] = []
+        self._records = self._lots = 0
         self._receipts: list[Receipt] = []
         self._windows: list[WindowAck] = []
 
     def start_bundle(self) -> None:
         """Nothing of an earlier bundle, which may have failed, is carried over."""
         self._sent, self._receipts, self._windows = [], [], []
+        self._records = 0
 
     def process(self, batch: Batch) -> None:
         """Send. Raises UnavailableError: the broker does not take it in time."""
         if batch.records:
             with self._in_time():
                 producer = _producer(self._bootstrap_servers, self._timeout_s, self._client)
-                self._sent += [producer.send(self._topic, v, key=k, headers=list(h)) for k, v, h in batch.records]
+                self._records += len(batch.records)
+                self._lots += 1
+                self._sent.append(bulk.send(producer, self._topic, batch.records, keyless=self._lots))
         self._receipts += batch.receipts
         self._windows += batch.windows
-        if len(self._sent) >= FLUSH_AFTER:
+        if self._records >= FLUSH_AFTER:
             self.finish_bundle()
 
     def finish_bundle(self) -> None:
-        """Flush, look at every future, then answer. Raises UnavailableError: not all of it is safe in time."""
+        """Wait for every acknowledgement, then answer. Raises UnavailableError: not all of it is safe in time."""
         if self._sent:
             with self._in_time():
-                _producer(self._bootstrap_servers, self._timeout_s, self._client).flush(timeout=self._timeout_s)
-                for future in self._sent:
-                    future.get(timeout=self._timeout_s)
-            self._written.inc(len(self._sent))
+                deadline_s = time.monotonic() + self._timeout_s
+                for sent in self._sent:
+                    sent.wait(deadline_s)
+            self._written.inc(self._records)
         for name in {r.flow for r in self._receipts} | {w.flow for w in self._windows}:
             found = flows.find(name)
             if found is not None and found.ledger is not None:
@@ -150,5 +161,5 @@ class _Write(beam.DoFn):
                 f"a batch could not be written: {type(cause).__name__}: {cause}",
                 fix="its records are read and answered again after a restart",
                 topic=self._topic,
-                records=len(self._sent),
+                records=self._records,
             ) from cause
