@@ -74,8 +74,8 @@ def mlp() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def package(escalate_at: float) -> Package:
-    """The MLP as a package whose thresholds let a chosen share through."""
+def files(escalate_at: float, heavy_threshold: float = 1e9) -> dict[str, bytes]:
+    """The files of the MLP's package, edge and heavy model in one; its thresholds let a chosen share through."""
     data = mlp()
     windows = np.zeros((1, READINGS, CHANNELS))
     half = {
@@ -87,7 +87,7 @@ def package(escalate_at: float) -> Package:
         "statistics": STATISTICS,
         "output": "h2",
         "self_test": {"windows": windows.tolist(), "scores": [0.0], "tolerance": 0.1},
-        "threshold": 1e9,
+        "threshold": heavy_threshold,
     }
     manifest = {
         "name": "mlp",
@@ -101,8 +101,13 @@ def package(escalate_at: float) -> Package:
         "edge": half,
         "heavy": half,
     }
-    files = {MANIFEST_FILE: json.dumps(manifest).encode(), "mlp.onnx": data}
-    return load_package(lambda name: files[name], ("edge",))
+    return {MANIFEST_FILE: json.dumps(manifest).encode(), "mlp.onnx": data}
+
+
+def package(escalate_at: float) -> Package:
+    """The MLP as the edge has it."""
+    made = files(escalate_at)
+    return load_package(lambda name: made[name], ("edge",))
 
 
 def make_blocks(count: int) -> list[Block]:
