@@ -26,7 +26,7 @@ from edge_filters.telemetry import hanging, readiness, readings
 from edge_filters.updates import HashTrust, ModelUpdates
 from schemas.container import read
 from schemas.errors import ConfigError, DecodeError, exit_code
-from schemas.probes import Page, alive
+from schemas.probes import STARTING, Page, alive
 from schemas.records import SensorBlock
 
 log = logging.getLogger("edge_filters")
@@ -44,7 +44,7 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
         return _run(config, stop, {})
     from edge_filters.io.http import HttpServer  # asyncio and prometheus-client: 3 MB that not everybody wants
 
-    pages: dict[str, Callable[[], Page]] = {}
+    pages: dict[str, Callable[[], Page]] = {"/livez": lambda: alive(""), "/readyz": STARTING.page}
     server = HttpServer(config.http.host, config.http.port, pages)
     try:
         log.info("metrics and probes are on http://%s:%d", server.host, server.port)

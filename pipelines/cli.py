@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from schemas import logs
 from schemas.errors import EXIT_CODES, DecodeError, TidegateError, exit_code
 
 RUN_EXAMPLES = """examples:
@@ -64,26 +65,33 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of one command; see docs/exit-codes.md."""
     given = list(sys.argv[1:] if argv is None else argv)
-    _log_to_stderr()
+    log_format = logs.format_of(given) if given[:1] in (["run"], ["job"]) else "text"
+    _log_to_stderr(log_format, given[:1] == ["run"])
     try:
         if given[:1] in (["run"], ["job"]):
             return _run(given[0], given[1:])
         args = parser().parse_args(given)
         return int({"replay": _replay, "publish": _publish, "explain": _explain}[args.command](args))
     except TidegateError as error:
-        print(f"pipelines: {error}", file=sys.stderr)
+        if log_format == "json":
+            logging.getLogger("pipelines").critical(str(error))
+        else:
+            print(f"pipelines: {error}", file=sys.stderr)
         return exit_code(error)
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(log_format: str = "text", supervises: bool = False) -> None:
     """Our own progress at INFO; of everybody else what is at least a warning."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    process = "supervisor" if supervises else "pipeline"
+    handler.setFormatter(logs.formatter(log_format, process, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     for ours in ("pipelines", "schemas"):
         logging.getLogger(ours).setLevel(logging.INFO)
     # It repeats every failed reconnect, hundreds in an outage; what matters of it is said once, by us.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_worth_reading)
+    for each in logging.getLogger().handlers:
+        each.addFilter(_worth_reading)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:

@@ -19,6 +19,7 @@ from pipelines.heavy import ModelSource, open_shelf
 from pipelines.io.chunk import Batch, Outgoing
 from pipelines.io.models import Shelf
 from schemas.codec import encode
+from schemas.tracing import feedback_trace
 
 
 class Feedback(beam.PTransform):
@@ -101,4 +102,5 @@ class _Control(beam.DoFn):
         memory.write(state.to_bytes())
         if update is not None:
             self._updates.inc()
-            yield Batch([Outgoing(device, encode(update))])
+            trace = feedback_trace(update.evidence)
+            yield Batch([Outgoing(device, encode(update), () if trace is None else (trace.header(),))])

@@ -21,10 +21,12 @@ from pipelines.controller import Evidence, merged, of_audit, of_decision
 from pipelines.elements import Lanes
 from pipelines.io.chunk import Batch, Outgoing
 from pipelines.io.models import FolderShelf, Shelf, WatchSettings, watcher
+from pipelines.metering import LatencyCounters
 from schemas.codec import encode
 from schemas.errors import ModelError
 from schemas.records import Decision, EdgeEvent, SensorBlock, Verdict
 from schemas.scoring import Scorer, Scores
+from schemas.tracing import Hop, headers_of
 
 log = logging.getLogger(__name__)
 EVIDENCE = "evidence"
@@ -73,19 +75,32 @@ class _Judge(beam.DoFn):
 
     def setup(self) -> None:
         self._shelf = open_shelf(self._models)
+        self._seconds = LatencyCounters("tidegate.heavy", "seconds")
+        self._latency = LatencyCounters("tidegate.heavy", "latency")
 
     def process(self, lanes: Lanes) -> Iterator[Any]:
         assert self._shelf is not None
         clock = None if self._recorded_clock else wall_clock
+        began_s = time.perf_counter()
         decisions = judge_events(lanes.events, self._shelf, clock)
         evidence = [seen for seen in map(of_decision, decisions) if seen is not None]
         evidence += judge_audits(lanes.audits, self._shelf, clock)
+        if lanes.events or lanes.audits:
+            self._seconds.observe([time.perf_counter() - began_s])
+        if clock is not None:
+            self._latency.observe([(d.decided_at - d.sensed_to) / 1e6 for d in decisions])
         self._decided.inc(len(decisions))
         self._overridden.inc(sum(d.verdict is Verdict.OVERRIDDEN for d in decisions))
         self._unanswered.inc(sum(d.heavy_score is None for d in decisions))
-        yield Batch([Outgoing(d.device_id.encode(), encode(d)) for d in decisions], (lanes.receipt,))
+        yield Batch([_outgoing(d) for d in decisions], (lanes.receipt,))
         if evidence:
             yield beam.pvalue.TaggedOutput(EVIDENCE, b"\n".join(seen.to_bytes() for seen in merged(evidence)))
+
+
+def _outgoing(decision: Decision) -> Outgoing:
+    """A decision for the sink, with the trace of its event."""
+    trace = headers_of(decision.identity.event_id, Hop.DECISION)
+    return Outgoing(decision.device_id.encode(), encode(decision), trace)
 
 
 def wall_clock() -> int:

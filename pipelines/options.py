@@ -16,9 +16,18 @@ from apache_beam.runners.runner import create_runner
 
 from pipelines.controller import ControllerPolicy
 from pipelines.split import WindowRule
+from schemas import logs
 from schemas.errors import ConfigError
 from schemas.librdkafka import LIBRARIES
 from schemas.units import duration_us
+
+
+def port(text: str) -> int:
+    """A TCP port, or 0. Raises argparse.ArgumentTypeError."""
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"not a port: {text!r}; give a number from 0 to 65535")
+    return number
 
 
 def _duration(text: str) -> int:
@@ -60,6 +69,23 @@ class TidegateOptions(PipelineOptions):
             metavar="DURATION",
             help="give up when broker or topics are not there by then (default: 60s)",
         )
+        seen = parser.add_argument_group("Tidegate: what it says of itself")
+        seen.add_argument(
+            "--metrics_port",
+            type=port,
+            default=None,
+            metavar="PORT",
+            help="answer /metrics, /livez and /readyz there; 0 takes a free port and logs it (default: do not listen)",
+        )
+        seen.add_argument("--metrics_host", default="127.0.0.1", metavar="HOST", help="(default: 127.0.0.1)")
+        seen.add_argument(
+            "--supervisor_metrics_port",
+            type=port,
+            default=None,
+            metavar="PORT",
+            help="the same for the supervisor, which counts the restarts (default: do not listen)",
+        )
+        logs.add_argument(seen)
         time = parser.add_argument_group("Tidegate: event time")
         time.add_argument(
             "--fleet_window", type=_duration, default="5s", metavar="DURATION", help="fleet windows (default: 5s)"

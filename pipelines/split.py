@@ -101,6 +101,7 @@ class _Split(beam.DoFn):
             except TidegateError as cause:
                 at_us = record.append_time_ms * 1000 if self._recorded_clock else time.time_ns() // 1000  # noqa: TID251
                 failed.append(outgoing(failure(chunk, record, "split", cause, at_us)))
+                _count(cause)
         self._good.inc(len(events) + len(audits) + len(sightings))
         self._bad.inc(len(failed))
         yield Lanes(chunk.receipt, events, audits, sightings)
@@ -115,6 +116,7 @@ class _Split(beam.DoFn):
             fix="keep the topic longer, or the pipeline up",
         )
         at_us = gone.append_time_ms * 1000 if self._recorded_clock else time.time_ns() // 1000  # noqa: TID251
+        _count(cause)
         return outgoing(failure(chunk, gone, "source", cause, at_us))
 
     def _records(self, chunk: Chunk, topic: str) -> list[Record]:
@@ -158,6 +160,11 @@ class _Split(beam.DoFn):
                 fix="raise --allowed_lateness when devices are offline for longer than that",
             )
         return True
+
+
+def _count(cause: TidegateError) -> None:
+    """One dead letter, by its reason: the families of errors are few."""
+    Metrics.counter("tidegate.split", f"failed.{type(cause).__name__}").inc()
 
 
 def _check_names(record: EdgeEvent | EdgeAggregate | SensorBlock) -> None:

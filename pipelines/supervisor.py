@@ -6,6 +6,7 @@ After a crash of either the whole group is ended and a new child goes on from th
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import logging
@@ -50,8 +51,16 @@ class RestartPolicy:
 class Supervisor:
     """Starts `command` again and again until it ends well, ends for good, or a signal says so."""
 
-    def __init__(self, command: Sequence[str], policy: RestartPolicy, stop_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        policy: RestartPolicy,
+        stop_timeout_s: float = 30.0,
+        watch: Callable[[bool, int, int], None] = lambda up, restarts, crashes: None,
+    ) -> None:
+        """`watch` is told whether the child is up, how often it was started again, and how many crashes in a row."""
         self._command, self._policy, self._stop_timeout_s = list(command), policy, stop_timeout_s
+        self._watch, self._restarts = watch, 0
         self._child: subprocess.Popen[bytes] | None = None
         # A plain flag: an Event that a signal handler sets can wait for itself, when the signal comes inside of wait().
         self._stopping = False
@@ -62,7 +71,9 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         while True:
             started_s = time.monotonic()
+            self._watch(True, self._restarts, self._policy.crashes)
             code = self._run_child()
+            self._watch(False, self._restarts, self._policy.crashes)
             if code == 0 or self._stopping or code in FINAL_CODES:
                 return code if code >= 0 else 128 - code
             pause_s = self._policy.after_crash(time.monotonic() - started_s)
@@ -74,8 +85,10 @@ class Supervisor:
                     fix="the log above names the cause; `python -m pipelines job …` runs it once without supervision",
                 )
             log.warning("the pipeline ended (%s); starting again in %.1f s", _describe(code), pause_s)
+            self._watch(False, self._restarts, self._policy.crashes)
             if not self._pause(pause_s):
                 return 0
+            self._restarts += 1
 
     def _pause(self, seconds: float) -> bool:
         """Wait. False: a signal said to stop meanwhile."""
@@ -117,7 +130,20 @@ class Supervisor:
 
 def supervise(argv: Sequence[str]) -> int:
     """Run `python -m pipelines job` with these arguments under supervision; the exit code."""
-    return Supervisor([sys.executable, "-m", "pipelines", "job", *argv], RestartPolicy()).run()
+    command = [sys.executable, "-m", "pipelines", "job", *argv]
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given.add_argument("--supervisor_metrics_port", type=int, default=None)
+    given.add_argument("--metrics_host", default="127.0.0.1")
+    ours = given.parse_known_args(list(argv))[0]  # checked before, with all of Beam's
+    if ours.supervisor_metrics_port is None:
+        return Supervisor(command, RestartPolicy()).run()
+    from pipelines.io.probe import SupervisorProbe
+
+    probe = SupervisorProbe(ours.metrics_host, ours.supervisor_metrics_port)
+    try:
+        return Supervisor(command, RestartPolicy(), watch=probe.tell).run()
+    finally:
+        probe.close()
 
 
 def _die_with_parent() -> Callable[[], None]:

@@ -63,6 +63,10 @@ class Readiness:
         return Page(json.dumps(body).encode() + b"\n", JSON, status)
 
 
+#: Before there is anything to say.
+STARTING = Readiness({"start": "the process is starting"})
+
+
 def alive(problem: str) -> Page:
     """Page of /livez: 200, or 503 with what does not go on."""
     if not problem:

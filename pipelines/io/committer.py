@@ -13,7 +13,7 @@ from kafka.structs import OffsetAndMetadata
 
 from pipelines.io.chunk import Receipt, Resume, WindowAck
 from pipelines.io.feed_config import FeedConfig
-from pipelines.io.ledger import Commit, LedgerCore
+from pipelines.io.ledger import Commit, LedgerCore, Standing
 from pipelines.io.partition import Partition
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,16 @@ class Ledger:
         """See LedgerCore.in_flight."""
         with self._lock:
             return self._core.in_flight()
+
+    def standing(self) -> dict[Partition, Standing]:
+        """See LedgerCore.standing."""
+        with self._lock:
+            return self._core.standing()
+
+    def open_windows(self) -> dict[str, int]:
+        """See LedgerCore.open_windows."""
+        with self._lock:
+            return self._core.open_windows()
 
 
 class Committer:

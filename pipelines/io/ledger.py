@@ -33,6 +33,14 @@ class Commit(NamedTuple):
     note: CommitNote
 
 
+class Standing(NamedTuple):
+    """Where a partition stands: read up to one offset, safe up to another, its watermark in us."""
+
+    read: int
+    safe: int
+    watermark_us: int
+
+
 @dataclass(slots=True)
 class _Range:
     begin: int
@@ -186,6 +194,16 @@ class LedgerCore:
     def in_flight(self) -> int:
         """How many handed-out ranges are not done (open windows are not counted)."""
         return sum(len(b.ranges) for b in self._books.values())
+
+    def standing(self) -> dict[Partition, Standing]:
+        """Where every partition stands, without closing anything."""
+        out = {}
+        for partition, book in self._books.items():
+            read = book.ranges[-1].end if book.ranges else book.position
+            windows = [w.first for lane in self._lanes.values() for w in lane.windows.values()]
+            safe = min([book.position, *(first[partition] for first in windows if partition in first)])
+            out[partition] = Standing(read, safe, book.watermark_us)
+        return out
 
     def open_windows(self) -> dict[str, int]:
         """How many windows of each lane are open."""

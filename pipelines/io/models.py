@@ -100,6 +100,11 @@ class Shelves:
         """See Shelf."""
         return self._thresholds.get(target)
 
+    @property
+    def in_force(self) -> int:
+        """How many heavy models are in force."""
+        return len(self._scorers)
+
     def take(self, topic: str, payload: bytes) -> None:
         """One message of a feedback topic (name without prefix)."""
         try:

@@ -16,7 +16,7 @@ from tests.doubles.tiny_model import write_package
 @pytest.fixture(autouse=True)
 def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the log set-up of the command line, and what it calls itself, inside of the test."""
-    monkeypatch.setattr(cli, "_log_to_stderr", lambda: None)
+    monkeypatch.setattr(cli, "_log_to_stderr", lambda *_: None)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
 
 
