@@ -47,8 +47,10 @@ class Slot:
         self.sha256 = scorer.package.sha256
         self.name, self.version = manifest.name, manifest.version
         self.window_readings = manifest.window_readings
-        # features exist for any number of readings, but a spread needs two; a raw window has one length
-        self.fewest_readings = 2 if scorer.half.feed == "features" else manifest.window_readings
+        # features exist for any number of readings, but a spread needs two; a raw window has one
+        # length, and so has every window of a model that carries state from one to the next
+        short = scorer.half.feed == "features" and not scorer.carries
+        self.fewest_readings = 2 if short else manifest.window_readings
         self.fewest_readings = min(self.fewest_readings, manifest.window_readings)
 
     def swap(self, scorer: Scorer, now_us: int) -> None:

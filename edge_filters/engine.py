@@ -240,10 +240,13 @@ class Engine:
         scorer = windows[batch[0]][0].slot.scorer
         rows: Floats = np.concatenate([windows[at][1].values for at in batch])
         stacked = rows.reshape(len(batch), -1, rows.shape[1])
+        ids = [windows[at][0].device_id for at in batch]
+        spans = np.array([windows[at][1].times[[0, -1]] for at in batch]) if scorer.carries else None
         try:
             with np.errstate(all="ignore"):
-                scores: list[float] = scorer.score(stacked, [windows[at][0].device_id for at in batch]).tolist()
-            return scores
+                scores = scorer.score(stacked, ids) if spans is None else scorer.score(stacked, ids, spans)
+            answers: list[float] = scores.tolist()
+            return answers
         except ModelError as wrong:
             if len(batch) == 1:
                 device = windows[batch[0]][0]

@@ -12,9 +12,18 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from schemas.errors import ModelError
 
@@ -42,18 +51,137 @@ class SelfTest(_Strict):
     tolerance: float = Field(default=1e-4, gt=0, le=0.1)
 
 
-class Half(_Strict):
+Layout = Literal["rows", "channels", "flat", "flat-channels"]
+DType = Literal[
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
+]
+#: Numbers that a constant or one device's state may be made of.
+MAX_STATE_NUMBERS = 1 << 20
+
+
+class _Sparing(_Strict):
+    """Writes what differs from its defaults in the fields that came later, so that older packages keep their bytes."""
+
+    @model_serializer(mode="wrap")
+    def _sparing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        whole: dict[str, Any] = write(self)
+        later = later_fields(self)
+        return {key: value for key, value in whole.items() if key in _FIRST_FIELDS or key in later}
+
+
+def later_fields(part: BaseModel) -> set[str]:
+    """Fields that not every package has had from the beginning, as far as they are set to something."""
+    return {
+        name
+        for name, field in type(part).model_fields.items()
+        if name not in _FIRST_FIELDS and getattr(part, name) != field.get_default()
+    }
+
+
+#: Fields of a half that every package has had from the beginning; they are written whatever they hold.
+_FIRST_FIELDS = frozenset(
+    {"file", "sha256", "bytes", "input", "feed", "statistics", "output", "threshold", "self_test"}
+)
+
+
+class Feed(_Sparing):
+    """One input tensor that is made from the window."""
+
+    input: str = Field(description="Name of the input tensor, float32[batch, features] or [batch, readings, channels].")
+    feed: Literal["features", "window"]
+    statistics: list[str] = Field(default=[], description="For features: names from schemas/features.py, in order.")
+    layout: Layout = Field(
+        default="rows",
+        description="For windows: rows is [batch, readings, channels], channels is [batch, channels, readings], flat "
+        "and flat-channels are the same two as [batch, numbers].",
+    )
+    dtype: DType = Field(default="float32", description="Integers are rounded to even, and held within their range.")
+    channels: list[str] = Field(default=[], description="Channels that go into it, in this order; none: all of them.")
+    scaled: bool = Field(default=True, description="False: it takes the units of the sensor.")
+
+
+class Constant(_Strict):
+    """An input that is always the same, such as the sample rate. Shape [] is a scalar; values in row-major order."""
+
+    input: str
+    dtype: DType
+    shape: list[Annotated[int, Field(ge=0)]] = Field(default=[], max_length=8)
+    values: list[Finite] = Field(max_length=4096)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Constant:
+        if math.prod(self.shape) != len(self.values):
+            raise ValueError(f"a constant of shape {self.shape} has {math.prod(self.shape)} values")
+        return self
+
+
+class State(_Strict):
+    """What a model remembers: fed from its own output, zero at the start.
+
+    `shape` is that of one device, with 1 for the batch; `batch_axis` is where the batch stands, None where it stands
+    nowhere: then windows go in one by one.
+    """
+
+    input: str
+    output: str
+    dtype: DType = "float32"
+    shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=8)
+    batch_axis: int | None = Field(default=None, ge=0, le=7)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> State:
+        if math.prod(self.shape) > MAX_STATE_NUMBERS:
+            raise ValueError(f"a state may be made of {MAX_STATE_NUMBERS} numbers at most")
+        if self.batch_axis is not None and (self.batch_axis >= len(self.shape) or self.shape[self.batch_axis] != 1):
+            raise ValueError("a state's shape has 1 where its batch stands")
+        return self
+
+
+class Pick(_Strict):
+    """Which number of the output tensor is the score. Exactly one of `label` and `reduce`, or none for the only one.
+
+    `label`: an index into the numbers of a window, or a key where the output is a sequence of maps (ZipMap).
+    `reduce`: over the numbers of a window; `error` is their mean squared distance from the input.
+    `flip`: for models in which lower is worse: -x, or 1 - x.
+    """
+
+    label: int | str | None = None
+    reduce: Literal["max", "mean", "min", "sum", "last", "error"] | None = None
+    flip: Literal["negate", "complement"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Pick:
+        if self.label is not None and self.reduce is not None:
+            raise ValueError("either a label or a reduction is the score")
+        return self
+
+
+class Half(Feed):
     """One ONNX file of a package and how to feed it."""
 
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(gt=0, le=MAX_MODEL_BYTES)
-    input: str = Field(description="Name of the input tensor, float32[batch, features] or [batch, readings, channels].")
-    feed: Literal["features", "window"]
-    statistics: list[str] = Field(default=[], description="For features: names from schemas/features.py, in order.")
     output: str = Field(description="Name of the output tensor that holds one score per window; higher is worse.")
     threshold: Finite | None = Field(default=None, description="Heavy model: a score at or above it is an anomaly.")
     self_test: SelfTest
+    also: list[Feed] = Field(default=[], max_length=64, description="Further inputs that are made from the window.")
+    constants: list[Constant] = Field(default=[], max_length=64)
+    states: list[State] = Field(default=[], max_length=64)
+    pick: Pick = Pick()
+    batch: int | None = Field(default=None, ge=1, le=4096, description="Windows in a call; none: any number of them.")
+    frame_readings: int | None = Field(
+        default=None, ge=1, le=65536, description="The window goes in by frames of so many readings, in order."
+    )
+    over_frames: Literal["max", "mean", "last"] = "max"
+    context_readings: int = Field(
+        default=0, ge=0, le=65536, description="Readings before the window, or frame, that are put in front of it."
+    )
+    reset_after_us: int = Field(
+        default=0,
+        ge=0,
+        description="A window continues the one before where it starts at most so much later; else it starts anew.",
+    )
 
     @field_validator("file")
     @classmethod
@@ -61,6 +189,28 @@ class Half(_Strict):
         if not _FILE_NAME.fullmatch(value) or value == MANIFEST_FILE:
             raise ValueError("a file of a package is a plain name beside the manifest")
         return value
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the score of a window depends on what came before it."""
+        return bool(self.states or self.context_readings)
+
+    @model_validator(mode="after")
+    def _fits_itself(self) -> Half:
+        feeds = [self, *self.also]
+        names = [*(f.input for f in feeds), *(c.input for c in self.constants), *(s.input for s in self.states)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"an input is fed twice: {', '.join(twice)}")
+        if self.remembers and not self.reset_after_us:
+            raise ValueError("a model that remembers needs reset_after_us, the gap that makes it start anew")
+        if (self.frame_readings or self.context_readings) and any(f.feed != "window" for f in feeds):
+            raise ValueError("frames and context are for models that are fed windows")
+        if self.context_readings and any(f.scaled != self.scaled for f in feeds):
+            raise ValueError("where there is context, all inputs are scaled, or none is")
+        if self.batch not in (None, 1) and any(s.batch_axis is None for s in self.states):
+            raise ValueError("a state without a batch needs batch 1")
+        return self
 
 
 class Scaling(_Strict):
@@ -130,12 +280,23 @@ class Manifest(_Strict):
                 raise ValueError(
                     f"{half.file}: self-test windows must be {self.window_readings} x {wide}, with a score each"
                 )
+            self._check_feeds(half)
         if self.heavy.threshold is None:
             raise ValueError("heavy.threshold is missing")
         for who, levels in [("levels", self.levels), *self.device_levels.items()]:
             if not within(self.bounds, levels):
                 raise ValueError(f"{who}: the levels lie outside of the bounds")
         return self
+
+    def _check_feeds(self, half: Half) -> None:
+        for feed in (half, *half.also):
+            unknown = [name for name in feed.channels if name not in self.channels]
+            if unknown:
+                raise ValueError(f"{half.file}: {feed.input} is fed from unknown channels: {', '.join(unknown)}")
+        if half.frame_readings and self.window_readings % half.frame_readings:
+            raise ValueError(f"{half.file}: a window of {self.window_readings} readings is no whole number of frames")
+        if half.context_readings > (half.frame_readings or self.window_readings):
+            raise ValueError(f"{half.file}: context_readings must not be longer than what it is put in front of")
 
     def scaling_of(self, device_id: str) -> Scaling:
         """Scaling of a device: its own, else the package's."""

@@ -10,9 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from schemas.errors import ModelError
-from schemas.scoring import Tensor
-
-_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(int64)": "int64"}
+from schemas.feeding import ELEMENT_TYPES, Tensor
 
 
 class OnnxRuntime:
@@ -44,4 +42,4 @@ class OnnxRuntime:
 
 def _tensor(arg: Any) -> Tensor:
     shape = tuple(size if isinstance(size, int) else None for size in arg.shape)
-    return Tensor(arg.name, _DTYPES.get(arg.type, arg.type), shape)
+    return Tensor(arg.name, ELEMENT_TYPES.get(arg.type, arg.type), shape)

@@ -14,20 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from schemas.errors import ModelError
-from schemas.scoring import Tensor
-
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-    "tensor(string)": "object",
-}
+from schemas.feeding import ELEMENT_TYPES, Tensor
 
 
 class OnnxRuntime:
@@ -61,7 +48,7 @@ class OnnxRuntime:
 
 def _tensor(node: Any) -> Tensor:
     shape = tuple(d if isinstance(d, int) else None for d in node.shape or ())
-    return Tensor(node.name, _DTYPES.get(node.type, node.type), shape)
+    return Tensor(node.name, ELEMENT_TYPES.get(node.type, node.type), shape)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)  # RunInference shares models between threads by weak reference
