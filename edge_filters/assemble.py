@@ -149,7 +149,7 @@ def _detector_slot(package: Package, cohort: str, detector: Plugin, problems: li
     except (ConfigError, ModelError) as wrong:
         problems.append(str(wrong))
         return None
-    updates = ModelUpdates(scorer.package, cohort, package.manifest.channels, NoUpdates(detector.kind))
+    updates = ModelUpdates(package, cohort, package.manifest.channels, NoUpdates(detector.kind))
     return Slot(scorer, cohort, updates)
 
 
