@@ -12,7 +12,7 @@ MAX_WINDOW_NUMBERS = 4_000
 #: Windows of a fit, and the numbers in them; longer recordings are taken with wider strides.
 MAX_FIT_WINDOWS = 20_000
 MAX_FIT_NUMBERS = 16_000_000
-#: Windows whose scores thresholds are read off, as long as windows need not overlap for it.
+#: Readings of a window that is chosen; MOST only for signals that are so fast.
 LEAST_READINGS, USUAL_READINGS, MOST_READINGS = 4, 16, 64
 #: Rows per reading of a window: about eighty windows to fit on.
 _ROWS_PER_READING = 32
@@ -40,7 +40,7 @@ def window_for(step_us: float, rows: int, channels: int) -> Windows:
     """
     wanted, why = (
         USUAL_READINGS,
-        f"{USUAL_READINGS} readings, the default for signals of up to {USUAL_READINGS} a second",
+        f"the default for signals of up to {USUAL_READINGS} readings a second",
     )
     while step_us and wanted < MOST_READINGS and wanted * step_us < _SECOND_US:
         wanted *= 2

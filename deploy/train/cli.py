@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         live=args.live,
         options=TrainingOptions(
             window_readings=args.window_readings,
+            mixed=not args.normal,
             learn_share=1.0 if args.normal else LEARN_SHARE if args.learn_share is None else args.learn_share,
             normal_share=args.normal_share,
             escalate_rate=args.escalate_rate,
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _name_of(folder: Path) -> str:
-    return folder.resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-")[:64] or "model"
 
 
 def table(evaluation: Evaluation) -> str:

@@ -78,20 +78,21 @@ def check_together(found: Survey, cohort: str | None, one_each: bool) -> str:
 
 def remarks(found: Survey) -> list[str]:
     """Sentences about what a user would want to know before trusting a model of these recordings."""
-    lines = []
+    incomplete, rising = [], []
     for item in found.devices.values():
         if item.incomplete:
             share = item.incomplete / (item.incomplete + item.readings)
-            lines.append(
+            incomplete.append(
                 f"{item.device_id}: {item.incomplete:,} rows ({share:.1%}) hold a missing value and are left out, as "
                 f"an edge leaves them out; most are missing in {_missing(item)}"
             )
         if item.counters:
-            lines.append(
+            rising.append(
                 f"{item.device_id}: {_names(item.counters)} only ever goes up. A clock, a row number or a running "
                 "total says where a reading stands, not how the machine does, and later values are always new: leave "
                 "it out with `tidegate import --exclude`, or record its difference"
             )
+    lines = [*_some(incomplete), *_some(rising)]
     still = [set(item.still) for item in found.devices.values()]
     never = [name for name in next(iter(found.devices.values())).channels if all(name in each for each in still)]
     if never:
@@ -100,6 +101,11 @@ def remarks(found: Survey) -> list[str]:
             "a few units will count as unusual"
         )
     return lines
+
+
+def _some(lines: list[str]) -> list[str]:
+    """The first few: a thousand devices say the same."""
+    return lines[:3] + ([f"{len(lines) - 3} more devices: the same"] if len(lines) > 3 else [])
 
 
 def _names(names: list[str]) -> str:
@@ -137,7 +143,7 @@ def learn(
             )
     while True:
         stride = stride_for(readings, channels, sum(rows.values()))
-        takers = _take(found, parts, readings, stride, options.learn_share < 1.0, say)
+        takers = _take(found, parts, readings, stride, options.mixed, say)
         short = [taker for taker in takers.values() if not taker.enough]
         if not short:
             break
@@ -154,15 +160,11 @@ def learn(
     taken = sum(taker.count for taker in takers.values())
     note(
         f"one window every {stride} readings to fit on, {taken:,} in all"
-        + (
-            f": the recordings are long, and no more than {taken:,} are needed"
-            if stride > max(1, readings // 4)
-            else ""
-        )
+        + (", evenly taken because the recordings are long" if stride > max(1, readings // 4) else "")
         + "; a quarter of what is learned from is held out for thresholds"
     )
     if left := sum(taker.left_out for taker in takers.values()):
-        note(f"{left:,} windows with a labelled anomaly were not learned from")
+        note(f"{left:,} windows with a labelled anomaly are left out: models and thresholds come from the others")
     default, own = scaling_of([taker.sample for taker in takers.values()])
     learned = [taker.learned(scaling) for taker, scaling in zip(takers.values(), own, strict=True)]
     return Plan(readings, stride, window_us, default, learned)
@@ -227,6 +229,7 @@ def _take(
         dense = cut if stride <= readings else counters[batch.device_id].take(batch)
         _, checked = held_out(dense.starts - part.first, readings, total)
         if leave_out:
+            taker.left_out += int(np.count_nonzero(checked & dense.labelled))
             checked = checked & ~dense.labelled
         taker.checked += int(np.count_nonzero(checked))
         if taker.example is None and checked.any():
@@ -243,6 +246,7 @@ def _too_short(taker: _Taker, device: Device, readings: int) -> ConfigError:
         need=LEAST_WINDOWS,
         held_out=taker.checked,
         need_held_out=LEAST_WINDOWS // 4,
+        labelled_windows_left_out=taker.left_out,
         fix=f"about {LEAST_WINDOWS * readings} gapless readings of normal operation, or smaller windows",
     )
 
@@ -252,6 +256,17 @@ def check_scored(scored: Scored, parts: dict[str, Part]) -> None:
     for name in parts:
         if not len(scored.edge[name]):
             raise ConfigError("no window is left to read thresholds off", device=name, fix="record more, or fewer gaps")
+
+
+def false_alarms(options: TrainingOptions, rates: Rates, plan: Plan) -> dict[str, float | str | None]:
+    """The rates that the thresholds were made for, of windows of normal operation; `a_day` for each device."""
+    return {
+        "stated": options.false_alarms.text if options.false_alarms else None,
+        "edge_share_of_windows": rates.raise_,
+        "heavy_share_of_windows": rates.heavy,
+        "edge_a_day": rates.raise_ * 86_400e6 / plan.window_us if plan.window_us else None,
+        "heavy_a_day": rates.heavy * 86_400e6 / plan.window_us if plan.window_us else None,
+    }
 
 
 def alarm_sentence(options: TrainingOptions, rates: Rates, plan: Plan, scored: Scored) -> str:

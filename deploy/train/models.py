@@ -44,14 +44,14 @@ class HeavySize:
 
 def fit_edge(windows: Floats) -> ModelProto:
     """Edge model of standardised windows, float32[n, readings, channels]."""
-    rows = np.clip(extract(windows, EDGE_STATISTICS), -LIMIT, LIMIT)
+    rows = _bounded(extract(windows, EDGE_STATISTICS))
     graph = Graph("edge", [rows.shape[1]])
     return graph.model(Deviation.fit(rows).add_to(graph, graph.bounded("x", LIMIT)))
 
 
 def fit_heavy(windows: Floats, size: HeavySize, seed: int) -> ModelProto:
     """Heavy model of standardised windows, float32[n, readings, channels]."""
-    rows = np.clip(extract(windows, HEAVY_STATISTICS), -LIMIT, LIMIT)
+    rows = _bounded(extract(np.clip(windows, -_READING_LIMIT, _READING_LIMIT), HEAVY_STATISTICS))
     level = rows[:, : -windows.shape[2]]  # without the last statistic, the rise: trees and mixture do better without
     graph = Graph("heavy", windows.shape[1:])
     readings = graph.bounded("x", _READING_LIMIT)
@@ -69,6 +69,11 @@ def fit_heavy(windows: Floats, size: HeavySize, seed: int) -> ModelProto:
         alike = graph.add("Div", alike, graph.const(max(float(usual.std()), 1e-3)))
         total = graph.add("Add", total, alike) if total else alike
     return graph.model(graph.add("Div", total, graph.const(float(len(views)))))
+
+
+def _bounded(rows: Floats) -> Floats:
+    """As Graph.bounded does it."""
+    return np.clip(np.where(np.isnan(rows), np.float32(LIMIT), rows), -LIMIT, LIMIT)
 
 
 def _statistics(graph: Graph, x: str, readings: int) -> str:

@@ -57,8 +57,9 @@ class TrainingOptions:
 
     Attributes:
         window_readings: readings of a window; None: chosen from the recordings.
-        learn_share: earliest share of each recording to learn from, in (0, 1]; the rest is evaluated with. Below 1,
-            windows in it that are labelled as anomalous are neither fitted on nor do thresholds come from them.
+        mixed: the recordings are not known to be of normal operation only: windows that are labelled as anomalous are
+            neither fitted on nor do thresholds come from them. Then a device may be in several recordings.
+        learn_share: earliest share of each device's readings to learn from, in (0, 1]; the rest is evaluated with.
         normal_share: latest share of that to learn from, in (0, 1].
         false_alarms: the rate of false alarms of the edge, and of the heavy model; None: `raise_rate`, `heavy_rate`.
         escalate_rate: share of held-out normal windows that the edge passes on: its false alarms.
@@ -68,6 +69,7 @@ class TrainingOptions:
     """
 
     window_readings: int | None = None
+    mixed: bool = False
     learn_share: float = 1.0
     normal_share: float = 1.0
     false_alarms: FalseAlarms | None = None
@@ -272,6 +274,7 @@ def _lineage(devices: Sequence[Device], options: TrainingOptions, seed: int) -> 
         "seed": str(seed),
         "normal_share": str(options.normal_share),
         "learn_share": str(options.learn_share),
+        "left_out": "windows labelled as anomalous" if options.mixed else "nothing",
         "heavy": f"{options.heavy.trees} trees, {options.heavy.components_for(len(devices[0].channels))} components",
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,29 @@ class TrainingReport:
         }
 
 
-def write_reports(report: TrainingReport, folder: Path, scored: Scored, judged: Sequence[Judged]) -> None:
-    """Write all three. Raises ConfigError: the folder does not take them."""
+def write_reports(
+    report: TrainingReport,
+    folder: Path,
+    scored: Scored,
+    judged: Sequence[Judged],
+    false_alarms: Mapping[str, float | str | None],
+) -> None:
+    """Write all three; `false_alarms`: what the thresholds were made for.
+
+    Raises ConfigError: the folder does not take them.
+    """
     evaluation = report.evaluation.as_json() if report.evaluation else {"pooled": None, "devices": {}}
     texts = {
         REPORT_FILE: _json(report.as_json()),
-        EVALUATION_FILE: _json({"model": report.manifest.name, "manifest_sha256": report.sha256} | evaluation),
+        EVALUATION_FILE: _json(
+            {
+                "model": report.manifest.name,
+                "version": report.manifest.version,
+                "manifest_sha256": report.sha256,
+                "false_alarms": dict(false_alarms),
+            }
+            | evaluation
+        ),
         PAGE_FILE: page(report, scored, judged),
     }
     try:

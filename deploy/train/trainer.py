@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from deploy.train.evaluate import Judged, evaluate
-from deploy.train.learning import alarm_sentence, check_scored, check_together, learn, remarks
+from deploy.train.evaluate import Evaluation, Judged, evaluate
+from deploy.train.learning import alarm_sentence, check_scored, check_together, false_alarms, learn, remarks
 from deploy.train.models import fit_edge, fit_heavy
 from deploy.train.packing import TrainingOptions, draft, finish, scorer, with_fields, write
 from deploy.train.reading import Device, survey
@@ -41,8 +41,7 @@ def train(
     """Make a package.
 
     Args:
-        normal: recordings to learn from. With `options.learn_share` below 1 a device may be in several, and what comes
-            after that share of its readings is evaluated with; else one per device, of normal operation.
+        normal: recordings to learn from: one per device, of normal operation, unless `options.mixed` says otherwise.
         out_dir: gets manifest.json, edge.onnx, heavy.onnx, evaluation.json and the reports; made where it is missing.
         name, version: of the model.
         cohort: of the devices; None: the one that the recordings name.
@@ -67,7 +66,7 @@ def train(
         raise ConfigError("there is nothing to learn from", fix="give at least one recording of normal operation")
     progress(f"reading {len(normal)} recordings")
     found = survey(normal, progress)
-    cohort = check_together(found, cohort, one_each=options.learn_share == 1.0)
+    cohort = check_together(found, cohort, one_each=not options.mixed)
     for line in remarks(found):
         note(line)
     parts = {device.device_id: _part(device, options) for device in found.devices.values()}
@@ -83,7 +82,7 @@ def train(
     devices = list(found.devices.values())
     package = draft(devices, plan.scaling, plan.learned, edge, heavy, options, name, cohort, version, seed)
     plan.learned.clear()
-    scored = Scoring(package).run(found, parts, min(plan.stride, plan.readings), options.learn_share < 1.0, progress)
+    scored = Scoring(package).run(found, parts, min(plan.stride, plan.readings), options.mixed, progress)
     check_scored(scored, parts)
     stated = options.false_alarms is not None
     package = finish(package, scored.edge, scored.heavy, rates, stated, rates.lineage() | plan.lineage(options))
@@ -96,7 +95,7 @@ def train(
     evaluation = evaluate(package.manifest, judged, seed) if judged else None
     package = with_fields(package, evaluation=evaluation.flat() if evaluation else {})
     if len(package.manifest_bytes) > MAX_MANIFEST_BYTES:
-        package = with_fields(package, evaluation={})
+        package = with_fields(package, evaluation=Evaluation(evaluation.pooled).flat() if evaluation else {})
     if len(package.manifest_bytes) > MAX_MANIFEST_BYTES:
         raise ConfigError(
             "the manifest would be too large for so many devices and channels",
@@ -111,7 +110,7 @@ def train(
     scorer(written, "edge")
     scorer(written, "heavy")
     report = TrainingReport(out_dir, written.manifest, written.sha256.hex(), evaluation, tuple(notes))
-    write_reports(report, out_dir, scored, judged)
+    write_reports(report, out_dir, scored, judged, false_alarms(options, rates, plan))
     progress(f"wrote {name} version {version} to {out_dir}")
     return report
 
