@@ -13,7 +13,24 @@ from types import ModuleType
 from schemas.errors import TidegateError, exit_code
 
 #: Verbs in the order of the help. Their modules are light: what is heavy is imported by run().
-COMMANDS = ("demo", "init", "import", "train", "model", "replay", "record", "up", "down", "status", "doctor", "topics", "tail", "edge", "pipeline")
+COMMANDS = (
+    "demo",
+    "init",
+    "import",
+    "train",
+    "model",
+    "replay",
+    "record",
+    "explain",
+    "up",
+    "down",
+    "status",
+    "doctor",
+    "topics",
+    "tail",
+    "edge",
+    "pipeline",
+)
 
 _EPILOG = """\
 examples:
