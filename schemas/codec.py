@@ -4,8 +4,9 @@ Avro itself bounds nothing and fastavro trusts its input: it takes a negative un
 ignores what is left over behind a record, and follows a recursive schema until the stack is gone. So here
 - only our own schemas are ever used, picked by fingerprint and checked once when they are loaded;
 - the size is checked before anything is parsed;
-- what was decoded is encoded again and must give the very same bytes. That one comparison refuses negative indexes,
-  trailing bytes, overlong integers and every other second spelling of a record.
+- only the one canonical spelling of a record is taken. Flat records have a reader of their own that proves it on the
+  way (flat.py); what others decode to is encoded again and must give the very same bytes. Either refuses negative
+  indexes, trailing bytes, overlong integers and every other second spelling.
 Whatever the bytes are, `decode` returns a valid record or raises DecodeError.
 """
 
@@ -23,6 +24,7 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from schemas import records as r
 from schemas.errors import DecodeError
+from schemas.flat import Compiled, NotCanonical, compiled
 from schemas.ids import DEVICE_ID, Identity
 
 MARKER = b"\xc3\x01"
@@ -82,6 +84,7 @@ class WriterSchema:
     source: dict[str, Any]  # the .avsc file as written, with logical types and docs
     parsed: Any  # without logical types: times stay integers, and the fingerprint is the same
     header: bytes
+    flat: Compiled | None  # reader and writer made for this schema, where it is flat
 
 
 def check_schema(schema: Any, names: frozenset[str] = frozenset()) -> None:
@@ -137,9 +140,10 @@ class SchemaBook:
         self._newest: dict[type[Any], WriterSchema] = {}
         for record, version, source in sorted(sources, key=lambda item: item[1]):
             check_schema(source)
-            parsed = fastavro.parse_schema(_without_logical_types(copy.deepcopy(source)), {})
+            parsed: Any = fastavro.parse_schema(_without_logical_types(copy.deepcopy(source)), {})
             crc = fingerprint(to_parsing_canonical_form(parsed), "CRC-64-AVRO")
-            entry = WriterSchema(record, version, source, parsed, MARKER + bytes.fromhex(crc)[::-1])
+            flat = compiled(parsed, _ENUMS.get(record, {}))
+            entry = WriterSchema(record, version, source, parsed, MARKER + bytes.fromhex(crc)[::-1], flat)
             self._by_header[entry.header] = entry
             self._newest[record] = entry
 
@@ -186,16 +190,21 @@ def encode(record: r.Record) -> bytes:
     """One record to bytes. Raises DecodeError: larger than its type may be."""
     cls = type(record)
     entry = BOOK.newest(cls)
+    payload = entry.flat.write(entry.header, record) if entry.flat is not None else _encode(record, entry)
+    if len(payload) > MAX_BYTES[cls]:
+        raise DecodeError("record is too large", record=cls.__name__, bytes=len(payload), max_bytes=MAX_BYTES[cls])
+    return payload
+
+
+def _encode(record: r.Record, entry: WriterSchema) -> bytes:
+    cls = type(record)
     raw: dict[str, Any] = {name: getattr(record, name) for name in _NAMES[cls]}
     if cls is r.DeviceStatus:
         raw["applied"] = [{name: getattr(item, name) for name in _APPLIED} for item in raw["applied"]]
     out = io.BytesIO()
     out.write(entry.header)
     fastavro.schemaless_writer(out, entry.parsed, raw)
-    payload = out.getvalue()
-    if len(payload) > MAX_BYTES[cls]:
-        raise DecodeError("record is too large", record=cls.__name__, bytes=len(payload), max_bytes=MAX_BYTES[cls])
-    return payload
+    return out.getvalue()
 
 
 def decode(payload: bytes, expected: type[T], book: SchemaBook = BOOK) -> T:
@@ -207,22 +216,32 @@ def decode(payload: bytes, expected: type[T], book: SchemaBook = BOOK) -> T:
         raise DecodeError(
             "record is too large", record=expected.__name__, bytes=len(payload), max_bytes=MAX_BYTES[expected]
         )
-    body = payload[HEADER_BYTES:]
-    try:
-        raw: Any = fastavro.schemaless_reader(io.BytesIO(body), entry.parsed, None)
-        again = io.BytesIO()
-        fastavro.schemaless_writer(again, entry.parsed, raw)
-    except Exception as cause:  # fastavro raises EOFError, IndexError, UnicodeDecodeError, ValueError and more
-        raise DecodeError("payload does not fit its schema", record=expected.__name__) from cause
-    if again.getvalue() != body:
-        raise DecodeError("payload is not the canonical encoding of its record", record=expected.__name__)
     newest = book.newest(expected)
-    if entry is not newest:
-        raw = fastavro.schemaless_reader(io.BytesIO(body), entry.parsed, newest.parsed)
     try:
-        return _build(expected, raw)
+        if entry.flat is not None:
+            raw: Any = entry.flat.read(payload, HEADER_BYTES)
+        else:
+            raw = _read(payload[HEADER_BYTES:], entry)
+        if entry is not newest:
+            raw = fastavro.schemaless_reader(io.BytesIO(payload[HEADER_BYTES:]), entry.parsed, newest.parsed)
+    except NotCanonical as cause:
+        raise DecodeError("payload is not the canonical encoding of its record", record=expected.__name__) from cause
+    except Exception as cause:  # IndexError, UnicodeDecodeError; fastavro raises EOFError, ValueError and more
+        raise DecodeError("payload does not fit its schema", record=expected.__name__) from cause
+    try:
+        return _build(expected, raw) if entry.flat is None or entry is not newest else expected(**raw)
     except (ValueError, TypeError) as cause:
         raise DecodeError(f"record is not valid: {cause}", record=expected.__name__) from cause
+
+
+def _read(body: bytes, entry: WriterSchema) -> dict[str, Any]:
+    """A record that is not flat. Raises NotCanonical, and what fastavro raises."""
+    raw: Any = fastavro.schemaless_reader(io.BytesIO(body), entry.parsed, None)
+    again = io.BytesIO()
+    fastavro.schemaless_writer(again, entry.parsed, raw)
+    if again.getvalue() != body:
+        raise NotCanonical(entry.record.__name__)
+    return dict(raw)
 
 
 def decode_any(payload: bytes, book: SchemaBook = BOOK) -> r.Record:
