@@ -22,6 +22,7 @@ COMMANDS = (
     "replay",
     "record",
     "explain",
+    "report",
     "up",
     "down",
     "status",
