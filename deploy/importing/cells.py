@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,33 @@ NORMAL_WORDS = frozenset({"0", "false", "no", "n", "normal", "ok", "healthy", "g
 Doubles = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Cells that say that there is no value: words, and numbers that a logger writes for none, such as -200."""
+
+    words: frozenset[str] = MISSING
+    numbers: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, more: Sequence[str]) -> Missing:
+        """The usual words and those that the user names.
+
+        >>> Missing.of(["-200"]).numbers
+        (-200.0,)
+        """
+        numbers = tuple(float(word.replace(",", ".")) for word in more if NUMBER.fullmatch(word.replace(",", ".")))
+        return cls(MISSING | frozenset(more), numbers)
+
+
 class CellError(Exception):
     """One cell is not what its column should hold. `row` counts from 0 within the batch."""
 
     def __init__(self, row: int, problem: str, cell: object, fix: str) -> None:
         super().__init__(problem)
         self.row, self.problem, self.cell, self.fix = row, problem, cell, fix
+
+
+NOTHING = Missing(frozenset())
 
 
 def is_text(array: Any) -> bool:
@@ -41,20 +64,20 @@ def plain(array: Any) -> Any:
     return array.cast(pa.string()) if pa.types.is_binary(array.type) else array
 
 
-def without_words(array: Any, missing: frozenset[str]) -> Any:
+def without_words(array: Any, missing: Missing) -> Any:
     """A text array with null where a cell is one of the words for a missing value."""
     array = plain(array)
     if not is_text(array):
         return array
-    gone = pc.is_in(pc.utf8_trim_whitespace(array), value_set=pa.array(sorted(missing), array.type))
+    gone = pc.is_in(pc.utf8_trim_whitespace(array), value_set=pa.array(sorted(missing.words), array.type))
     return pc.if_else(gone, pa.scalar(None, array.type), array)
 
 
-def doubles(array: Any, decimal: str = ".") -> Doubles:
+def doubles(array: Any, decimal: str = ".", missing: Missing = NOTHING) -> Doubles:
     """Numbers as float64[n], NaN where there is none. Raises CellError: a cell is no number."""
     array = plain(array)
     if is_text(array):
-        array = _from_text(array, decimal)
+        array = _from_text(array, decimal, missing)
     elif pa.types.is_boolean(array.type):
         array = array.cast(pa.uint8())
     elif not (
@@ -65,13 +88,27 @@ def doubles(array: Any, decimal: str = ".") -> Doubles:
     ):
         raise CellError(0, f"a column of {array.type} holds no numbers", "", "leave it out with --exclude")
     if pa.types.is_integer(array.type) and array.null_count == 0:
-        return np.asarray(array.to_numpy(zero_copy_only=False), np.float64)
-    return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+        values = np.asarray(array.to_numpy(zero_copy_only=False), np.float64)
+    else:
+        values = np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+    return np.where(np.isin(values, missing.numbers), np.nan, values) if missing.numbers else values
 
 
-def floats(array: Any, decimal: str = ".") -> npt.NDArray[np.float32]:
+def number_share(array: Any, decimal: str = ".") -> float:
+    """Share of the cells with a value that are numbers; 0 where no cell has one."""
+    array = plain(array).drop_null()
+    if not is_text(array):
+        numeric = pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)
+        return float(len(array) > 0 and (numeric or pa.types.is_boolean(array.type)))
+    if decimal != ".":
+        array = pc.replace_substring(array, decimal, ".")
+    pattern = rf"^\s*({NUMBER.pattern}|true|false)\s*$"
+    return float(pc.mean(pc.match_substring_regex(array, pattern, ignore_case=True)).as_py() or 0.0)
+
+
+def floats(array: Any, decimal: str = ".", missing: Missing = NOTHING) -> npt.NDArray[np.float32]:
     """Numbers as float32[n]. Raises CellError: a cell is no number, or too large for float32."""
-    wide = doubles(array, decimal)
+    wide = doubles(array, decimal, missing)
     with np.errstate(over="ignore"):
         narrow = wide.astype(np.float32)
     lost = np.isinf(narrow) & np.isfinite(wide)
@@ -81,14 +118,15 @@ def floats(array: Any, decimal: str = ".") -> npt.NDArray[np.float32]:
     return narrow
 
 
-def _from_text(array: Any, decimal: str) -> Any:
-    if decimal != ".":
-        array = pc.replace_substring(array, decimal, ".")
+def _from_text(cells: Any, decimal: str, missing: Missing) -> Any:
+    array = cells if decimal == "." else pc.replace_substring(cells, decimal, ".")
     try:
         return array.cast(pa.float64())
     except pa.ArrowInvalid:
         pass
-    array = pc.utf8_ltrim(pc.utf8_lower(pc.utf8_trim_whitespace(array)), characters="+")
+    # what is written less plainly costs a second look
+    array = without_words(pc.utf8_trim_whitespace(array), missing) if missing.words else array
+    array = pc.replace_substring_regex(pc.utf8_lower(pc.utf8_trim_whitespace(array)), r"^\+([\d.i])", r"\1")
     array = pc.if_else(pc.equal(array, "true"), "1", pc.if_else(pc.equal(array, "false"), "0", array))
     try:
         return array.cast(pa.float64())
@@ -98,7 +136,7 @@ def _from_text(array: Any, decimal: str) -> Any:
                 raise CellError(
                     row,
                     "not a number",
-                    cell,
+                    cells[row].as_py(),
                     "leave the column out with --exclude, name the word with --missing if it stands for no value, "
                     "or say --decimal ',' if that is how fractions are written",
                 ) from None

@@ -182,7 +182,7 @@ class CsvTable:
             yield from reader
 
     def _ragged(self, row: Any) -> DecodeError:
-        line = f"line {row.number}" if row.number is not None else "a line"
+        line = f"line {row.number} (blank ones not counted)" if row.number is not None else "a line"
         return DecodeError(
             f"{line} has {row.actual_columns} cells where the columns are {row.expected_columns}",
             file=str(self.path),

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deploy.importing import times as moments
-from deploy.importing.cells import MISSING, CellError, flags, floats, plain, without_words
+from deploy.importing.cells import CellError, Missing, flags, floats, plain
 from deploy.importing.layout import Layout, differences, find_layout, joined
 from deploy.importing.recording import RecordingWriter, device_id_of
 from deploy.importing.survey import ChannelSurvey, DeviceSurvey
-from deploy.importing.tables import CSV_ENDINGS, Table, open_table
+from deploy.importing.tables import Table, damaged, open_table
 from deploy.importing.wanted import Wanted
 from schemas.errors import ConfigError, DecodeError
 from schemas.records import Floats, Times
@@ -121,7 +121,7 @@ class _Import:
             moments.check_format(wanted.time_format)
         cohort = wanted.cohort or (device_id_of(out.stem) if out else wanted.device or "import")
         self.report = Report(cohort=cohort, timezone=wanted.timezone)
-        self.missing = frozenset({*MISSING, *wanted.missing})
+        self.missing = Missing.of(wanted.missing)
         self.cells: dict[str, str] = {}  # device column's cell to device id
         self.writer: RecordingWriter | None = None
 
@@ -163,6 +163,8 @@ class _Import:
             raise DecodeError("the file has no rows", file=str(table.path), fix="leave it out")
         try:
             layout = find_layout(sample, table.columns, table.decimal, self.wanted)
+        except pa.ArrowException as cause:
+            raise damaged(table.path, cause) from cause
         except ConfigError as wrong:
             raise ConfigError(wrong.problem, fix=wrong.fix, file=str(table.path), **wrong.where) from None
         first = self.report.layout
@@ -238,10 +240,7 @@ class _Import:
             values = np.empty((len(batch), len(layout.channels)), np.float32)
             for at, channel in enumerate(layout.channels):
                 column = channel.column
-                cells = batch.column(column)
-                values[:, at] = floats(
-                    cells if table.about["format"] == "csv" else without_words(cells, self.missing), table.decimal
-                )
+                values[:, at] = floats(batch.column(column), table.decimal, self.missing)
             labels = None
             if layout.label:
                 column = layout.label
@@ -249,6 +248,8 @@ class _Import:
                 self.report.labels_missing += gone
             column = layout.device_column or ""
             groups = list(self._by_device(batch, layout, device_id))
+        except pa.ArrowException as cause:
+            raise damaged(table.path, cause, after_row=row, column=column) from cause
         except CellError as wrong:
             raise DecodeError(
                 wrong.problem,
@@ -334,6 +335,3 @@ class _Import:
                 )
             self.cells[cell] = made
         return self.cells[cell]
-
-
-__all__ = ["CSV_ENDINGS", "Report", "import_files"]

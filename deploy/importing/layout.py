@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deploy.importing import times
-from deploy.importing.cells import MISSING, CellError, doubles, is_text, plain, without_words
+from deploy.importing.cells import CellError, Missing, doubles, is_text, number_share, plain, without_words
 from deploy.importing.wanted import Wanted
 from schemas.errors import ConfigError
 
+#: Of its cells, for a column to be an input: a few words in it are mistakes, not a reason to leave it out in silence.
+NUMBERS = 0.5
 #: A model package cannot have more.
 MAX_CHANNELS = 1024
 
@@ -100,7 +102,7 @@ def split_unit(name: str) -> tuple[str, str | None]:
     return (match[1], unit) if match[2] or unit.lower() in _UNITS else (name, None)
 
 
-def joined(batch: Any, columns: Sequence[str], missing: frozenset[str]) -> Any:
+def joined(batch: Any, columns: Sequence[str], missing: Missing) -> Any:
     """The time column of a batch, or several of them joined by a blank; missing where any of them is."""
     parts = [without_words(batch.column(name), missing) for name in columns]
     if len(parts) == 1:
@@ -113,7 +115,7 @@ class _Finder:
 
     def __init__(self, sample: Any, columns: Sequence[str], decimal: str, wanted: Wanted) -> None:
         self.sample, self.columns, self.decimal, self.wanted = sample, list(columns), decimal, wanted
-        self.missing = frozenset({*MISSING, *wanted.missing})
+        self.missing = Missing.of(wanted.missing)
         self.left_out: dict[str, str] = {}
 
     def layout(self) -> Layout:
@@ -141,17 +143,18 @@ class _Finder:
     def _label(self, device: str | None) -> str | None:
         if self.wanted.no_label:
             return None
-        if self.wanted.label:
-            return self._named(self.wanted.label, "--label")
+        named = self._named(self.wanted.label, "--label") if self.wanted.label else None
         asked = {self._named(name, "--channels") for name in self.wanted.channels if name in self.columns}
         found = [
             name
             for name in self.columns
             if name.lower() in _LABEL_NAMES and name != device and name not in asked and self._is_flag(name)
         ]
-        for name in found[1:]:
-            self.left_out[name] = "looks like a second label; take it with --label"
-        return found[0] if found else None
+        label = named or (found[0] if found else None)
+        for name in found:
+            if name != label:
+                self.left_out[name] = "looks like a second label; take it with --label or --channels"
+        return label
 
     def _is_flag(self, name: str) -> bool:
         values = self._numbers(name)
@@ -160,7 +163,7 @@ class _Finder:
     def _numbers(self, name: str) -> Any:
         """The numbers of a column, or None where it holds others, or none at all."""
         try:
-            values = doubles(without_words(self.sample.column(name), self.missing), self.decimal)
+            values = doubles(self.sample.column(name), self.decimal, self.missing)
         except CellError:
             return None
         values = values[~np.isnan(values)]
@@ -173,15 +176,27 @@ class _Finder:
             return TimeColumn(columns, wanted.time_format or self._format(columns))
         free = [name for name in self.columns if name not in taken]
         free.sort(key=lambda name: split_unit(name)[0].lower() not in _TIME_NAMES)  # stable: the file's order else
+        if wanted.time_format:
+            return TimeColumn((self._fitting(free, wanted.time_format),), wanted.time_format)
         for name in free:
             found = self._try_time(name)
             if found:
-                pair = self._with_clock(name, found, free)
-                return TimeColumn(pair or (name,), wanted.time_format or found)
+                return TimeColumn(self._with_clock(name, found, free) or (name,), found)
         raise ConfigError(
             "no column holds times",
             columns=self.columns[:12],
             fix="name one with --time COLUMN (and --time-format), or say how many readings a second with --rate",
+        )
+
+    def _fitting(self, free: Sequence[str], form: str) -> str:
+        """The first column whose times are of that format. Raises ConfigError: there is none."""
+        for name in free:
+            column = without_words(self.sample.column(name), self.missing).drop_null().slice(0, 50)
+            called = split_unit(name)[0].lower() in _TIME_NAMES
+            if len(column) and (called or form not in times.EPOCH_NS) and times.fits(column, form):
+                return name
+        raise ConfigError(
+            f"no column holds times of format {form!r}", columns=self.columns[:12], fix="name the column with --time"
         )
 
     def _with_clock(self, name: str, found: str, free: Sequence[str]) -> tuple[str, ...] | None:
@@ -204,7 +219,7 @@ class _Finder:
         if len(columns) == 1 and (found := self._try_time(columns[0], named=True)):
             return found
         array = joined(self.sample, columns, self.missing)
-        found = times.find_format(array) if is_text(array) else None
+        found = times.find_format(array, called=True) if is_text(array) else None
         if found:
             return found
         raise ConfigError(
@@ -230,7 +245,7 @@ class _Finder:
             if called or named:
                 return stated or by_size or "s"
             return by_size
-        return times.find_format(column) if is_text(column) else None
+        return times.find_format(column, called or named) if is_text(column) else None
 
     def _channels(self, taken: set[str]) -> tuple[Channel, ...]:
         wanted = self.wanted
@@ -283,10 +298,12 @@ class _Finder:
                 self.left_out[name] = "has no name and no values"
                 return False
             return True
-        values = self._numbers(name)
-        if values is None:
+        if number_share(column, self.decimal) < NUMBERS:
             self.left_out[name] = "holds no numbers"
             return False
+        values = self._numbers(name)
+        if values is None:  # most cells are: the others are mistakes, named where they come up
+            return True
         if _INDEX_NAMES.fullmatch(name) and len(values) > 1 and bool((np.diff(values) == 1).all()):
             self.left_out[name] = "counts the rows"
             return False

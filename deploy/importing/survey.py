@@ -86,7 +86,7 @@ class DeviceSurvey:
             _, first, at = np.unique(known, return_index=True, return_inverse=True)
             again = first[at] < np.arange(len(known))
             self.repeated += int(again[len(self._recent) :].sum())
-        self._recent = known[-RECENT_ROWS:]
+        self._recent = known[-RECENT_ROWS:].copy()
 
     def _coarser(self) -> None:
         rounded: Counter[int] = Counter()

@@ -101,8 +101,12 @@ def fits(array: Any, name: str) -> bool:
     return bool(array.null_count < len(array))
 
 
-def find_format(array: Any) -> str | None:
+def find_format(array: Any, called: bool = False) -> str | None:
     """Format of a text column, from its first rows; None: these are no times.
+
+    Args:
+        array: cells of the first rows.
+        called: the column is named like one of times: most cells then decide, and the others are mistakes.
 
     Raises:
         ConfigError: day or month may come first, and no row tells.
@@ -111,6 +115,10 @@ def find_format(array: Any) -> str | None:
         return None
     few = array.drop_null().slice(0, 50)
     names = [name for name in TEXT if fits(few, name) and fits(array, name)]
+    if not names and called:
+        fitting = {name: sum(fits(few.slice(at, 1), name) for at in range(len(few))) for name in TEXT}
+        most = max(fitting.values())
+        names = [name for name, count in fitting.items() if count == most] if 2 * most >= len(few) else []
     if names == ["dmy", "mdy"]:
         dotted = all("." in cell[:3] for cell in few.to_pylist())  # 01.02.2024 is written where the day comes first
         if not dotted:
