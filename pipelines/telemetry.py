@@ -42,6 +42,8 @@ HISTOGRAMS = {
     ("tidegate.heavy", "seconds"): "tidegate_pipeline_heavy_seconds",
     ("tidegate.heavy", "latency"): "tidegate_pipeline_decision_latency_seconds",
 }
+#: Reasons of dead letters that are there from the start, so that the first one counts as an increase.
+REASONS = ("DecodeError", "LateData", "LostRecords")
 #: Unread records above which the pipeline is not ready, and seconds after which its main loop counts as hanging.
 BACKLOG = 100_000
 HANGS_S = 30.0
@@ -76,6 +78,8 @@ def readings(state: State, job: str, version: str, now_us: int) -> Readings:
     out = Readings(Process.PIPELINE)
     for key, metric in COUNTERS.items():
         out.set(metric, state.counters.get(key, 0))
+    for reason in REASONS:
+        out.set("tidegate_pipeline_dead_letters_total", 0, reason)
     for (namespace, name), count in state.counters.items():
         for (family, beginning), metric in FAMILIES.items():
             if namespace == family and name.startswith(beginning):

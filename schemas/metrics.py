@@ -1,4 +1,4 @@
-"""The catalogue of every metric: no metric name is written anywhere else. docs/metrics.md is made from it. Pure.
+"""The catalogue of every metric: no name is written anywhere else, and docs/reference/metrics.md is made from it. Pure.
 
 Names follow Prometheus: base units, `_total` on counters, `_info` on what is always 1. No label holds a device: what a
 process exposes stays as small with a thousand devices as with one, and what one device does is in its status record.
@@ -249,7 +249,7 @@ _BY_NAME = {process: {metric.name: metric for metric in metrics} for process, me
 _INTRODUCTION = """\
 # Metrics
 
-Made from `schemas/metrics.py` by `python -m schemas.metrics`; a test compares. Every process answers on `/metrics` for
+Made from `schemas/metrics.py`. Every process answers on `/metrics` for
 Prometheus, on `/livez` with 200 while its loop turns, and on `/readyz` with 200 or 503 and a JSON object that says what
 is missing. All of it is off by default, listens on 127.0.0.1 unless told otherwise, and asks for nothing in return.
 
@@ -266,7 +266,7 @@ its workers elsewhere, the counters and histograms still come, by way of the run
 
 
 def markdown() -> str:
-    """docs/metrics.md."""
+    """docs/reference/metrics.md."""
     out = [_INTRODUCTION.format(max_series=MAX_SERIES, other=OTHER)]
     for process, metrics in CATALOGUE.items():
         out += [
@@ -279,7 +279,3 @@ def markdown() -> str:
         ]
     bounds = ", ".join(f"{bound:g}" for bound in LATENCY_S)
     return "\n".join([*out, "", f"Upper bounds of every histogram, seconds: {bounds}, and beyond.", ""])
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

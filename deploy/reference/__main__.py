@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy.reference import asyncapi, commands, configuration, topics
+from schemas import metrics
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -16,6 +17,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "topics.md": topics.page,
     "asyncapi.json": asyncapi.page,
     "commands.md": commands.page,
+    "metrics.md": metrics.markdown,
 }
 
 

@@ -82,7 +82,11 @@ def test_the_metrics_are_those_of_the_catalogue_and_count_what_happened(
     assert found["tidegate_pipeline_records_read_total"][()] == 22
     assert found["tidegate_pipeline_duplicates_total"][()] == 1
     assert found["tidegate_pipeline_overridden_total"][()] == 20
-    assert found["tidegate_pipeline_dead_letters_total"] == {(("reason", "DecodeError"),): 1}
+    assert {dict(labels)["reason"]: n for labels, n in found["tidegate_pipeline_dead_letters_total"].items()} == {
+        "DecodeError": 1,
+        "LateData": 0,
+        "LostRecords": 0,
+    }
     assert found["tidegate_pipeline_decision_latency_seconds_count"][()] == 20
     assert found["tidegate_pipeline_heavy_seconds_count"][()] >= 1
     written = found["tidegate_pipeline_records_written_total"]
