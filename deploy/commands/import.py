@@ -198,11 +198,12 @@ def _step(text: str) -> object:
     from schemas.errors import ConfigError
     from schemas.units import duration_us
 
-    def check(text: str) -> int:
+    def check(text: str) -> float:
         import re
 
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k?)Hz\s*", text, re.IGNORECASE)
-        step = round(1e6 / (float(match[1]) * (1000 if match[2] else 1) or 1e-9)) if match else duration_us(text)
+        rate_hz = float(match[1]) * (1000 if match[2] else 1) if match else 0.0
+        step = 1e6 / max(rate_hz, 1e-12) if match else float(duration_us(text))
         if not 1 <= step <= 10**15:
             raise ConfigError(f"no such rate: {text!r}", fix="between 1MHz and one reading in thirty years")
         return step

@@ -291,8 +291,10 @@ class _Import:
         if not len(rows):
             return
         if stamped is None:
-            step = self.wanted.step_us or 1
-            times: Times = self.wanted.start_us + (survey.rows + np.arange(len(rows), dtype=np.int64)) * step
+            at = np.rint((survey.rows + np.arange(len(rows))) * (self.wanted.step_us or 1.0))
+            if self.wanted.start_us + at[-1] > moments.LAST_US:
+                raise ConfigError("the times made from the rate pass the year 9999", fix="correct --rate or --start")
+            times: Times = self.wanted.start_us + at.astype(np.int64)
         else:
             part = moments.Moments(stamped.times[which], stamped.zoned[which], stamped.missing[which])
             last = survey.last_time if survey.rows else None

@@ -12,7 +12,7 @@ class Wanted:
     time: tuple[str, ...] = ()  # columns, joined by a space
     time_format: str | None = None
     timezone: str = "UTC"
-    step_us: int | None = None  # instead of a time column
+    step_us: float | None = None  # instead of a time column; need not be whole
     start_us: int = 946_684_800_000_000  # 2000-01-01: the first row, where the file has no times
     device: str | None = None
     device_column: str | None = None
