@@ -265,7 +265,8 @@ def compiled(schema: dict[str, Any], enums: Mapping[str, Callable[[str], Any]]) 
         [
             "def read(data, at):",
             *maker.reading,
-            "if at != len(data): raise NotCanonical('bytes are missing or left over')",
+            "if at > len(data): raise EOFError",
+            "if at < len(data): raise NotCanonical('bytes are left over')",
             f"return {{{values}}}",
         ]
     )
