@@ -111,23 +111,29 @@ def merged(evidence: Iterable[Evidence]) -> list[Evidence]:
     return list(out.values())
 
 
-def of_decision(decision: Decision) -> Evidence | None:
-    """Evidence of one escalated window.
+def of_decisions(decisions: Iterable[Decision]) -> list[Evidence]:
+    """Evidence of escalated windows, merged as `merged` does.
 
-    None where the heavy model did not answer, and for a window that was sent to say that an alarm is over: the edge
-    called it normal itself.
+    Left out are those that the heavy model did not answer, and windows that were sent to say that an alarm is over: the
+    edge called them normal itself.
     """
-    if decision.decided_by is not DecidedBy.HEAVY or decision.provisional is Outcome.NORMAL:
-        return None
-    return Evidence(
-        device_id=decision.device_id,
-        model_name=decision.model_name,
-        thresholds_version=decision.thresholds_version,
-        at_us=decision.decided_at,
-        escalated=1,
-        overridden=int(decision.outcome is Outcome.NORMAL),
-        event_ids=(decision.identity.event_id,),
-    )
+    groups: dict[tuple[str, str, int], list[Decision]] = {}
+    for decision in decisions:
+        if decision.decided_by is DecidedBy.HEAVY and decision.provisional is not Outcome.NORMAL:
+            key = decision.device_id, decision.model_name, decision.thresholds_version
+            groups.setdefault(key, []).append(decision)
+    return [
+        Evidence(
+            device_id=device_id,
+            model_name=model_name,
+            thresholds_version=version,
+            at_us=max(d.decided_at for d in group),
+            escalated=len(group),
+            overridden=sum(d.outcome is Outcome.NORMAL for d in group),
+            event_ids=tuple(d.identity.event_id for d in group[-MAX_EVIDENCE_IDS:]),
+        )
+        for (device_id, model_name, version), group in groups.items()
+    ]
 
 
 def of_audit(

@@ -10,22 +10,22 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.metrics import Metrics
 
 from pipelines import decide
-from pipelines.controller import Evidence, merged, of_audit, of_decision
+from pipelines.controller import Evidence, merged, of_audit, of_decisions
 from pipelines.elements import Lanes
 from pipelines.io.chunk import Batch, Outgoing
 from pipelines.io.models import FolderShelf, Shelf, WatchSettings, watcher
 from pipelines.metering import LatencyCounters
 from schemas.codec import encode
 from schemas.errors import ModelError
-from schemas.records import Decision, EdgeEvent, SensorBlock, Verdict
-from schemas.scoring import Scorer, Scores
+from schemas.records import Decision, EdgeEvent, Floats, SensorBlock, Verdict
+from schemas.scoring import Scorer
 from schemas.tracing import Hop, headers_of
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ EVIDENCE = "evidence"
 
 #: Where a worker finds its models: the feedback topics, or package folders for batch replay.
 ModelSource = WatchSettings | tuple[str, ...]
-Window = TypeVar("Window", EdgeEvent, SensorBlock)
 
 
 def open_shelf(source: ModelSource) -> Shelf:
@@ -83,7 +82,7 @@ class _Judge(beam.DoFn):
         clock = None if self._recorded_clock else wall_clock
         began_s = time.perf_counter()
         decisions = judge_events(lanes.events, self._shelf, clock)
-        evidence = [seen for seen in map(of_decision, decisions) if seen is not None]
+        evidence = of_decisions(decisions)
         evidence += judge_audits(lanes.audits, self._shelf, clock)
         if lanes.events or lanes.audits:
             self._seconds.observe([time.perf_counter() - began_s])
@@ -114,39 +113,40 @@ def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[],
     `now_us` dates the decisions, microseconds. None, for a replay: each is dated as its event's provisional one, so
     that it is the same however the events are cut into chunks.
     """
-    reasons: dict[int, str] = {}
-    todo: dict[str, list[int]] = defaultdict(list)
-    for i, event in enumerate(events):
-        if not event.values:
-            reasons[i] = decide.KEPT_BACK
-        elif not np.isfinite(event.matrix).all():
-            reasons[i] = decide.NOT_FINITE
+    now = now_us() if now_us else None
+    out: dict[int, Decision] = {}
+    groups: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+
+    def stands(at: int, reason: str) -> None:
+        event = events[at]
+        out[at] = decide.by_edge(event, reason, event.decided_at if now is None else now)
+
+    for at, event in enumerate(events):
+        if event.values:
+            groups[event.model_name, event.readings, event.channels].append(at)
         else:
-            todo[event.model_name].append(i)
-    answers: dict[int, tuple[float, Scorer]] = {}
-    for model_name, places in todo.items():
+            stands(at, decide.KEPT_BACK)
+    for (model_name, *shape), places in groups.items():
+        windows = np.frombuffer(b"".join([events[at].values for at in places]), "<f4").reshape(-1, *shape)
+        finite = np.isfinite(windows).all(axis=(1, 2))
+        if not finite.all():
+            for at in np.flatnonzero(~finite).tolist():
+                stands(places[at], decide.NOT_FINITE)
+            places, windows = [places[at] for at in np.flatnonzero(finite).tolist()], windows[finite]
         scorer = shelf.heavy(model_name)
         if scorer is None:
-            reasons |= dict.fromkeys(places, decide.NO_MODEL)
+            for at in places:
+                stands(at, decide.NO_MODEL)
             continue
-        scores, refused = _scores(scorer, [events[i] for i in places])
-        reasons |= {places[at]: why for at, why in refused.items()}
-        answers |= {places[at]: (score, scorer) for at, score in scores.items()}
-    now = now_us() if now_us else None
-    out = []
-    for i, event in enumerate(events):
-        at_us = event.decided_at if now is None else now
-        if i in reasons:
-            out.append(decide.by_edge(event, reasons[i], at_us))
-            continue
-        score, scorer = answers[i]
-        package = scorer.package
-        out.append(
-            decide.by_heavy_model(
-                event, score, scorer.threshold, package.manifest.version, package.sha256, decided_at=at_us
-            )
-        )
-    return out
+        threshold, version, sha256 = scorer.threshold, scorer.manifest.version, scorer.package.sha256
+        for at, score in zip(places, _scores(scorer, windows, [events[at].device_id for at in places]), strict=True):
+            if isinstance(score, str):
+                stands(at, score)
+                continue
+            event = events[at]
+            decided_at = event.decided_at if now is None else now
+            out[at] = decide.by_heavy_model(event, score, threshold, version, sha256, decided_at)
+    return [out[at] for at in range(len(events))]
 
 
 def judge_audits(
@@ -157,18 +157,19 @@ def judge_audits(
     `now_us` as for `judge_events`; None dates each by its newest reading.
     """
     out = []
-    by_model: dict[str, list[SensorBlock]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[int, ...]], list[SensorBlock]] = defaultdict(list)
     for block in blocks:
         if block.model_name is not None and block.event_times and np.isfinite(block.matrix).all():
-            by_model[block.model_name].append(block)
-    for model_name, group in by_model.items():
+            groups[block.model_name, block.matrix.shape].append(block)
+    for (model_name, _), group in groups.items():
         scorer = shelf.heavy(model_name)
         if scorer is None:
             continue
-        scores, _ = _scores(scorer, group)
+        scores = _scores(scorer, np.stack([block.matrix for block in group]), [block.device_id for block in group])
         now = now_us() if now_us else None
-        for at, score in scores.items():
-            block = group[at]
+        for block, score in zip(group, scores, strict=True):
+            if isinstance(score, str):
+                continue
             at_us = int(block.times.max()) if now is None else now
             version = block.thresholds_version or 0
             anomalous = score >= scorer.threshold
@@ -176,31 +177,23 @@ def judge_audits(
     return out
 
 
-def _scores(scorer: Scorer, windows: Sequence[Window]) -> tuple[dict[int, float], dict[int, str]]:
-    """Scores and refusals by place. Windows of one length share a call; a call that fails is tried one by one."""
-    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, window in enumerate(windows):
-        by_shape[window.matrix.shape].append(i)
-    scores: dict[int, float] = {}
-    refused: dict[int, str] = {}
-    for places in by_shape.values():
-        try:
-            scores |= zip(places, _call(scorer, [windows[i] for i in places]).tolist(), strict=True)
-        except ModelError:
-            for i in places:
-                try:
-                    scores[i] = float(_call(scorer, [windows[i]])[0])
-                except ModelError as why:
-                    refused[i] = str(why)[:500]
+def _scores(scorer: Scorer, windows: Floats, devices: Sequence[str]) -> list[float | str]:
+    """Score of each window, or why it has none. A call that fails is tried again window by window."""
+    if not devices:
+        return []
+    try:
+        scores: list[float | str] = scorer.score(windows, devices).tolist()
+        return scores
+    except ModelError:
+        scores = [_score(scorer, windows[at : at + 1], device) for at, device in enumerate(devices)]
+    refused = [why for why in scores if isinstance(why, str)]
     if refused:
-        log.warning(
-            "the heavy model %s refused %d windows: %s",
-            scorer.manifest.name,
-            len(refused),
-            next(iter(refused.values())),
-        )
-    return scores, refused
+        log.warning("the heavy model %s refused %d windows: %s", scorer.manifest.name, len(refused), refused[0])
+    return scores
 
 
-def _call(scorer: Scorer, windows: Sequence[Window]) -> Scores:
-    return scorer.score(np.stack([w.matrix for w in windows]), [w.device_id for w in windows])
+def _score(scorer: Scorer, window: Floats, device: str) -> float | str:
+    try:
+        return float(scorer.score(window, [device])[0])
+    except ModelError as why:
+        return str(why)[:500]

@@ -88,9 +88,10 @@ class _Split(beam.DoFn):
         failed: list[Outgoing] = []
         if chunk.lost_from >= 0:
             failed.append(self._gap(chunk))
+        kind = topics.by_name(topic).record
         for record in self._records(chunk, topic):
             try:
-                good: Any = decode(record.value or b"", topics.by_name(topic).record)
+                good: Any = decode(record.value or b"", kind)
                 _check_names(good)
                 if topic == topics.EVENTS.name:
                     events.append(good)

@@ -28,7 +28,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from pipelines import decide
 from pipelines.dedupe import Dedupe
-from pipelines.heavy import _Judge, open_shelf
+from pipelines.heavy import _Judge
 from pipelines.io.bulk import Lot
 from pipelines.io.chunk import Chunk, Record, Resume
 from pipelines.io.feed_config import Start
@@ -77,7 +77,7 @@ def stages(folder: Path) -> dict[str, Callable[[], Any]]:
     splitter = _Split("", WindowRule(size_us=5_000_000, lateness_us=60_000_000), recorded_clock=False)
     lanes = next(splitter.process(chunk))
     judge = _Judge((str(folder),), recorded_clock=False)
-    judge._shelf = open_shelf((str(folder),))
+    judge.setup()
     batch = next(judge.process(lanes))
     decided = [decode(r.value, topics.DECISIONS.record) for r in batch.records]
     fetched = _fetched(records)

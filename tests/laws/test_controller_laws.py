@@ -10,9 +10,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.controller import ControllerPolicy, DeviceState, Evidence, ThresholdController
+from pipelines.controller import ControllerPolicy, DeviceState, Evidence, ThresholdController, merged, of_decisions
+from pipelines.decide import by_heavy_model
 from schemas.manifest import Bounds, Levels, Manifest, parse_manifest
 from schemas.records import ThresholdUpdate
+from tests.doubles import records as make
 from tests.doubles.tiny_model import manifest_bytes
 
 POLICY = ControllerPolicy(min_escalated=10, min_audited=5, ttl_us=1_000_000)
@@ -218,3 +220,12 @@ def test_steady_rates_are_answered_in_as_many_steps_as_the_distance_needs_and_th
     assert seen[:10] == [1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0]
     assert set(seen[10:]) == {2.0}
     assert 20_000_000 / POLICY.ttl_us <= len(seen[10:]) <= 20_000_000 / (POLICY.ttl_us // 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.floats(0, 4), st.integers(1, 9)), max_size=150))
+def test_evidence_of_many_decisions_is_the_merged_evidence_of_each(told: list[tuple[str, int, float, int]]) -> None:
+    decisions = [
+        by_heavy_model(make.event(device, seq, thresholds_version=version), score, 2.0, 1, b"h" * 32, at_us)
+        for seq, (device, version, score, at_us) in enumerate(told)
+    ]
+    assert of_decisions(decisions) == merged(e for decision in decisions for e in of_decisions([decision]))

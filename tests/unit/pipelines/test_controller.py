@@ -13,7 +13,7 @@ from pipelines.controller import (
     ThresholdController,
     merged,
     of_audit,
-    of_decision,
+    of_decisions,
 )
 from pipelines.decide import by_edge, by_heavy_model
 from schemas.errors import ConfigError, DecodeError
@@ -244,14 +244,13 @@ def test_a_long_quiet_past_does_not_outvote_what_happens_now() -> None:
 
 def test_only_what_the_heavy_model_answered_of_windows_the_edge_did_not_call_normal_is_evidence() -> None:
     normal = by_heavy_model(make.event(), 0.0, 2.0, 1, b"h" * 32, 5)
-    found = of_decision(normal)
+    (found,) = of_decisions([normal])
     assert found == seen(at_us=5, escalated=1, overridden=1, event_ids=("pump-1:1:0",))
-    anomaly = of_decision(by_heavy_model(make.event(), 9.0, 2.0, 1, b"h" * 32, 5))
-    assert anomaly is not None
+    (anomaly,) = of_decisions([by_heavy_model(make.event(), 9.0, 2.0, 1, b"h" * 32, 5)])
     assert anomaly.overridden == 0
-    assert of_decision(by_edge(make.event(), "no model", 5)) is None
+    assert of_decisions([by_edge(make.event(), "no model", 5)]) == []
     cleared = make.event(outcome=Outcome.NORMAL, reason="cleared")
-    assert of_decision(by_heavy_model(cleared, 0.0, 2.0, 1, b"h" * 32, 5)) is None
+    assert of_decisions([by_heavy_model(cleared, 0.0, 2.0, 1, b"h" * 32, 5)]) == []
 
 
 def test_an_audited_window_is_evidence_of_what_was_missed() -> None:
