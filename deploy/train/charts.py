@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 250, 46, 34, 10
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 250, 60, 34, 10
 BINS = 60
 #: Most points of a curve.
 POINTS = 300
@@ -82,7 +82,10 @@ def histogram(groups: Sequence[tuple[str, Doubles]], levels: Sequence[Level], la
     shares_of = [0.0, top / 4, top]
     out += [f'<text class="axis tick" x="{LEFT - 4}" y="{y(s) + 4:.1f}">{s:.2g}</text>' for s in shares_of]
     ticks = np.linspace(low, high, 5)
-    out += [f'<text class="axis mid" x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 14}">{t:.3g}</text>' for t in ticks]
+    out += [
+        f'<text class="axis {side}" x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 14}">{t:.3g}</text>'
+        for t, side in zip(ticks, ("", "mid", "mid", "mid", "tick"), strict=True)
+    ]
     return _picture(out, label, "share of windows")
 
 

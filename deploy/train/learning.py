@@ -1,4 +1,4 @@
-"""From what the recordings hold to what is fitted on: choices, scaling, windows; and what to say about them."""
+"""From what the recordings hold to what is fitted on: choices, scaling, windows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.train.alarms import read_off
 from deploy.train.choices import LEAST_READINGS, MAX_WINDOW_NUMBERS, duration, stride_for, window_for
 from deploy.train.cutter import Cutter
-from deploy.train.packing import Learned, Rates, TrainingOptions
+from deploy.train.packing import Learned, TrainingOptions
 from deploy.train.reading import Device, Say, Survey, batches
+from deploy.train.remarks import missing
 from deploy.train.scoring import Part, Scored
 from deploy.train.windows import Sample, held_out, part_of, scaling_of
 from schemas.errors import ConfigError
@@ -70,52 +70,10 @@ def check_together(found: Survey, cohort: str | None, one_each: bool) -> str:
                 "no row of the recording is complete",
                 device=item.device_id,
                 rows=item.incomplete,
-                missing=_missing(item),
+                missing=missing(item),
                 fix="leave such channels out with `tidegate import --exclude`, as an edge leaves out such rows",
             )
     return cohort or devices[0].cohort
-
-
-def remarks(found: Survey) -> list[str]:
-    """Sentences about what a user would want to know before trusting a model of these recordings."""
-    incomplete, rising = [], []
-    for item in found.devices.values():
-        if item.incomplete:
-            share = item.incomplete / (item.incomplete + item.readings)
-            incomplete.append(
-                f"{item.device_id}: {item.incomplete:,} rows ({share:.1%}) hold a missing value and are left out, as "
-                f"an edge leaves them out; most are missing in {_missing(item)}"
-            )
-        if item.counters:
-            rising.append(
-                f"{item.device_id}: {_names(item.counters)} only ever goes up. A clock, a row number or a running "
-                "total says where a reading stands, not how the machine does, and later values are always new: leave "
-                "it out with `tidegate import --exclude`, or record its difference"
-            )
-    lines = [*_some(incomplete), *_some(rising)]
-    still = [set(item.still) for item in found.devices.values()]
-    never = [name for name in next(iter(found.devices.values())).channels if all(name in each for each in still)]
-    if never:
-        lines.append(
-            f"{_names(never)} never moves in these recordings: it keeps its own unit as scale, and its first move by "
-            "a few units will count as unusual"
-        )
-    return lines
-
-
-def _some(lines: list[str]) -> list[str]:
-    """The first few: a thousand devices say the same."""
-    return lines[:3] + ([f"{len(lines) - 3} more devices: the same"] if len(lines) > 3 else [])
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _missing(device: Device) -> str:
-    rows = device.readings + device.incomplete
-    worst = sorted(zip(device.missing.tolist(), device.channels, strict=True), key=lambda pair: -pair[0])[:3]
-    return ", ".join(f"{name} ({count / rows:.1%} of rows)" for count, name in worst if count)
 
 
 def learn(
@@ -256,31 +214,3 @@ def check_scored(scored: Scored, parts: dict[str, Part]) -> None:
     for name in parts:
         if not len(scored.edge[name]):
             raise ConfigError("no window is left to read thresholds off", device=name, fix="record more, or fewer gaps")
-
-
-def false_alarms(options: TrainingOptions, rates: Rates, plan: Plan) -> dict[str, float | str | None]:
-    """The rates that the thresholds were made for, of windows of normal operation; `a_day` for each device."""
-    return {
-        "stated": options.false_alarms.text if options.false_alarms else None,
-        "edge_share_of_windows": rates.raise_,
-        "heavy_share_of_windows": rates.heavy,
-        "edge_a_day": rates.raise_ * 86_400e6 / plan.window_us if plan.window_us else None,
-        "heavy_a_day": rates.heavy * 86_400e6 / plan.window_us if plan.window_us else None,
-    }
-
-
-def alarm_sentence(options: TrainingOptions, rates: Rates, plan: Plan, scored: Scored) -> str:
-    """What the stated false-alarm rate means here, and whether it was seen or extrapolated."""
-    assert options.false_alarms is not None
-    least = min(len(scores) for scores in scored.edge.values())
-    how = (
-        f"read off {least:,} held-out windows"
-        if read_off(least, rates.raise_)
-        else f"extrapolated from the highest of {least:,} held-out windows, since so rare a score is not among them"
-    )
-    many = len(scored.edge) > 1
-    a_day = f", {rates.raise_ * 86_400e6 / plan.window_us:.3g} a day" if plan.window_us else ""
-    return (
-        f"false alarms: {options.false_alarms.text} is {rates.raise_:.3g} of the windows{a_day}"
-        f"{' on each device' if many else ''}; thresholds {how}{' of the device with fewest' if many else ''}"
-    )

@@ -138,7 +138,7 @@ def _json(value: object) -> str:
 def _rows(evaluation: Evaluation | None, names: Sequence[str]) -> list[tuple[str, list[str]]]:
     if evaluation is None:
         return []
-    every = [*evaluation.devices.items(), ("all", evaluation.pooled)]
+    every = [*evaluation.devices.items(), *([("all", evaluation.pooled)] if len(evaluation.devices) > 1 else [])]
     return [(who, [_cell(name, values.get(name, float("nan"))) for name in names]) for who, values in every]
 
 

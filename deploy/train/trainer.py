@@ -14,10 +14,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deploy.train.evaluate import Evaluation, Judged, evaluate
-from deploy.train.learning import alarm_sentence, check_scored, check_together, false_alarms, learn, remarks
+from deploy.train.learning import check_scored, check_together, learn
 from deploy.train.models import fit_edge, fit_heavy
 from deploy.train.packing import TrainingOptions, draft, finish, scorer, with_fields, write
 from deploy.train.reading import Device, survey
+from deploy.train.remarks import alarm_sentence, doubts, false_alarms, remarks
 from deploy.train.report import TrainingReport, write_reports
 from deploy.train.scoring import Part, Scoring
 from schemas.errors import ConfigError
@@ -87,12 +88,14 @@ def train(
     stated = options.false_alarms is not None
     package = finish(package, scored.edge, scored.heavy, rates, stated, rates.lineage() | plan.lineage(options))
     if stated:
-        note(alarm_sentence(options, rates, plan, scored))
+        note(alarm_sentence(options, rates, plan.window_us, scored))
     judged = scored.judged
     if live:
         progress(f"evaluating on {len(live)} labelled recordings")
         judged = _judge(package, live, progress)
     evaluation = evaluate(package.manifest, judged, seed) if judged else None
+    for line in doubts(evaluation, rates) if evaluation else ():
+        note(line)
     package = with_fields(package, evaluation=evaluation.flat() if evaluation else {})
     if len(package.manifest_bytes) > MAX_MANIFEST_BYTES:
         package = with_fields(package, evaluation=Evaluation(evaluation.pooled).flat() if evaluation else {})
@@ -110,7 +113,7 @@ def train(
     scorer(written, "edge")
     scorer(written, "heavy")
     report = TrainingReport(out_dir, written.manifest, written.sha256.hex(), evaluation, tuple(notes))
-    write_reports(report, out_dir, scored, judged, false_alarms(options, rates, plan))
+    write_reports(report, out_dir, scored, judged, false_alarms(options, rates, plan.window_us))
     progress(f"wrote {name} version {version} to {out_dir}")
     return report
 

@@ -14,7 +14,7 @@ from deploy.train import TrainingOptions, TrainingReport, train
 from deploy.train.alarms import FalseAlarms
 from deploy.train.models import HeavySize
 from edge_filters.io.onnx import OnnxRuntime
-from schemas.container import ContainerWriter
+from schemas.container import ContainerWriter, read
 from schemas.errors import ConfigError
 from schemas.manifest import MAX_MANIFEST_BYTES, load_package
 from schemas.records import SensorBlock
@@ -254,13 +254,23 @@ def test_about_as_many_normal_windows_are_alarms_as_was_stated(recording: Write,
     assert 0.005 < found["confirmed"] < 0.05
 
 
+def test_later_readings_that_are_unlike_what_was_learned_from_are_called_that(recording: Write, tmp_path: Path) -> None:
+    values = wave(4_000)
+    alike = plain([recording(values)], tmp_path / "a")
+    assert "not like those learned from" not in notes_of(alike)
+    values[2_900:] += 3.0
+    report = plain([recording(values)], tmp_path / "b")
+    assert (
+        "% of the later windows raise the alarm, not 0.005 of them: they are not like those learned from"
+        in notes_of(report)
+    )
+
+
 def test_the_page_needs_nothing_else_and_escapes_what_recordings_say(recording: Write, tmp_path: Path) -> None:
     values, labels = wave(3_000), (np.arange(3_000) // 50 % 8 == 7).astype(np.uint8)
     values[labels > 0] += 2.0
     path = recording(values, labels=labels)
     nasty = tmp_path / "nasty.avro"
-    from schemas.container import read
-
     with path.open("rb") as file, nasty.open("wb") as out:
         writer = ContainerWriter(out, SensorBlock)
         for block in read(file, SensorBlock):
