@@ -127,7 +127,10 @@ class Job:
         )
 
         def to(topic: topics.Topic, branch: str | None = None) -> WriteToKafka:
-            return WriteToKafka(topic.named(prefix), servers, branch=None if self._flink else branch, client=client)
+            asked_of = None if self._flink else branch
+            return WriteToKafka(
+                topic.named(prefix), servers, branch=asked_of, client=client, library=ours.kafka_client_library
+            )
 
         self._sinks = Sinks(
             decisions=to(topics.DECISIONS, "decisions"),

@@ -12,7 +12,7 @@ from pipelines.io.chunk import Resume
 from pipelines.io.kafka_python import KafkaPythonReader
 from pipelines.io.transport import LogReader
 from schemas.errors import ConfigError
-from schemas.librdkafka import Library, translated
+from schemas.librdkafka import Library
 
 #: Ours whatever the user sets, because the source stands on them.
 FIXED = {
@@ -67,7 +67,9 @@ class FeedConfig:
         if taken := sorted(set(self.client) & {*FIXED, "group_id", "bootstrap_servers"}):
             raise ConfigError("settings of the consumer that the source decides by itself", settings=taken)
         if self.library == "confluent":
-            translated(self.client)
+            from pipelines.io.confluent import check
+
+            check(self.client)
 
     def consumer(self, **extra: Any) -> KafkaConsumer:
         """A consumer with our settings. Raises KafkaError: the broker is not there."""
@@ -79,19 +81,18 @@ class FeedConfig:
 
         Raises LogAway: the broker is not there. MissingToolError: the library is not installed.
         """
-        group_id = self.group_id if read_committed else None
         if self.library == "confluent":
             from pipelines.io.confluent import ConfluentReader
 
             return ConfluentReader(
                 self.bootstrap_servers,
-                group_id,
                 {**DEFAULTS, **self.client},
+                self.consumer,
                 queued_bytes=self.buffer_bytes // 4,
                 read_committed=read_committed,
             )
-        level = "read_committed" if read_committed else "read_uncommitted"
-        return KafkaPythonReader(lambda: self.consumer(isolation_level=level, group_id=group_id))
+        other = {} if read_committed else {"isolation_level": "read_uncommitted", "group_id": None}
+        return KafkaPythonReader(lambda: self.consumer(**other))
 
 
 class Start(NamedTuple):

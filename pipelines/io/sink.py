@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from kafka.errors import KafkaError
 
 from pipelines.io import bulk
 from pipelines.io import flow as flows
-from pipelines.io.chunk import Batch, Receipt, WindowAck
+from pipelines.io.chunk import Batch, Outgoing, Receipt, WindowAck
 from schemas.errors import ConfigError, UnavailableError
+from schemas.librdkafka import Library
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,19 @@ FLUSH_AFTER = 5_000
 #: Settings of a producer that have no say here: keys and values are bytes, and a key has Kafka's own partition.
 _OURS = ("key_serializer", "value_serializer", "partitioner")
 
-_PRODUCERS: dict[tuple[Any, ...], KafkaProducer] = {}
+_PRODUCERS: dict[tuple[Any, ...], Any] = {}
 _LOCK = threading.Lock()
 
 
-def _producer(bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any]) -> KafkaProducer:
+def _producer(bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any], library: Library) -> Any:
     """The producer of this process for these settings. Raises KafkaError: the broker is not there."""
-    name = (bootstrap_servers, timeout_s, tuple(sorted((k, repr(v)) for k, v in client.items())))
+    name = (library, bootstrap_servers, timeout_s, tuple(sorted((k, repr(v)) for k, v in client.items())))
     with _LOCK:
         found = _PRODUCERS.get(name)
+        if found is None and library == "confluent":
+            from pipelines.io.confluent import ConfluentProducer
+
+            found = _PRODUCERS[name] = ConfluentProducer(bootstrap_servers, timeout_s, client)
         if found is None:
             found = _PRODUCERS[name] = KafkaProducer(
                 **{
@@ -60,6 +65,13 @@ def _producer(bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any
         return found
 
 
+def _send(producer: Any, topic: str, records: Sequence[Outgoing], keyless: int) -> Any:
+    """Queue records; what comes back can be waited for. Raises KafkaError."""
+    if isinstance(producer, KafkaProducer):
+        return bulk.send(producer, topic, records, keyless=keyless)
+    return producer.send(topic, records)
+
+
 def close_producers(timeout_s: float = 5.0) -> None:
     """Close every producer of this process."""
     with _LOCK:
@@ -77,6 +89,7 @@ class WriteToKafka(beam.PTransform):
         branch:    the branch of the source's ledger that this sink answers for; None answers only for windows.
         timeout_s: how long a batch may take, broker outages included, before its bundle fails.
         client:    further settings of kafka-python's producer (TLS, SASL, ...).
+        library:   which client writes; see FeedConfig.
     """
 
     def __init__(
@@ -87,6 +100,7 @@ class WriteToKafka(beam.PTransform):
         branch: str | None = None,
         timeout_s: float = 60.0,
         client: Mapping[str, Any] | None = None,
+        library: Library = "kafka-python",
     ) -> None:
         super().__init__()
         unknown = sorted(set(client or {}) - set(KafkaProducer.DEFAULT_CONFIG))
@@ -94,7 +108,11 @@ class WriteToKafka(beam.PTransform):
             raise ConfigError("settings that kafka-python's producer does not have", settings=unknown)
         if taken := sorted(set(client or {}) & set(_OURS)):
             raise ConfigError("settings of the producer that the sink decides by itself", settings=taken)
-        self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}))
+        if library == "confluent":
+            from pipelines.io.confluent import check
+
+            check(client or {})
+        self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}), library)
 
     def expand(self, batches: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
         """Write each batch. The collection that comes out is empty."""
@@ -108,12 +126,18 @@ class _Write(beam.DoFn):
     """
 
     def __init__(
-        self, topic: str, bootstrap_servers: str, branch: str | None, timeout_s: float, client: dict[str, Any]
+        self,
+        topic: str,
+        bootstrap_servers: str,
+        branch: str | None,
+        timeout_s: float,
+        client: dict[str, Any],
+        library: Library,
     ) -> None:
         self._topic, self._bootstrap_servers = topic, bootstrap_servers
-        self._branch, self._timeout_s, self._client = branch, timeout_s, client
+        self._branch, self._timeout_s, self._client, self._library = branch, timeout_s, client, library
         self._written = Metrics.counter("sink", f"records.{topic}")
-        self._sent: list[bulk.Sent] = []
+        self._sent: list[Any] = []
         self._records = self._lots = 0
         self._receipts: list[Receipt] = []
         self._windows: list[WindowAck] = []
@@ -127,10 +151,10 @@ class _Write(beam.DoFn):
         """Send. Raises UnavailableError: the broker does not take it in time."""
         if batch.records:
             with self._in_time():
-                producer = _producer(self._bootstrap_servers, self._timeout_s, self._client)
+                producer = _producer(self._bootstrap_servers, self._timeout_s, self._client, self._library)
                 self._records += len(batch.records)
                 self._lots += 1
-                self._sent.append(bulk.send(producer, self._topic, batch.records, keyless=self._lots))
+                self._sent.append(_send(producer, self._topic, batch.records, self._lots))
         self._receipts += batch.receipts
         self._windows += batch.windows
         if self._records >= FLUSH_AFTER:

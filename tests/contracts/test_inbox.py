@@ -1,4 +1,4 @@
-"""What the inbox must do, on the real broker."""
+"""What the inbox must do, over the log in memory and on the real broker through either library."""
 
 from __future__ import annotations
 
@@ -9,24 +9,91 @@ import pytest
 from kafka import KafkaProducer
 
 from deploy.broker import Broker
+from edge_filters.io.inbox import LogInbox
 from edge_filters.io.kafka import KafkaInbox
 from edge_filters.ports import Feedback
 from schemas import topics
 from schemas.artifacts import chunk_key, cut
 from schemas.codec import encode
 from schemas.records import ArtifactChunk, ModelUpdate, ThresholdUpdate
+from schemas.topics import CATALOGUE, Topic
 from tests.doubles.edge_parts import model_update, thresholds
+from tests.doubles.log import MemoryFeedbackLog, MemoryLog
 from tests.wait import until
-
-pytestmark = pytest.mark.kafka
 
 Publish = Callable[[Any], None]
 
 
+class InMemory:
+    """The double, with the calls of `OnBroker`."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        for topic in CATALOGUE:
+            self.log.create(topic.name, topic.partitions)
+        self.stop, self.start = self.log.stop, self.log.start
+
+    def inbox(self) -> LogInbox:
+        def opened() -> MemoryFeedbackLog:
+            self.log.parts(())  # raises while the log is away
+            return MemoryFeedbackLog(self.log, None, True)
+
+        return LogInbox(opened, "the log in memory")
+
+    def send(self, topic: Topic, value: bytes | None, key: bytes) -> None:
+        self.log.write(topic.name, value, key)
+
+    def close(self) -> None:
+        pass
+
+
+class OnBroker:
+    """The real broker, read through one library; always written to through kafka-python."""
+
+    def __init__(self, broker: Broker, prefix: str, kind: Callable[..., LogInbox]) -> None:
+        self._broker, self._prefix, self._kind = broker, prefix, kind
+        self._producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+        self.stop, self.start = broker.kill, broker.start
+
+    def inbox(self) -> LogInbox:
+        return self._kind(self._broker.bootstrap_servers, self._prefix)
+
+    def send(self, topic: Topic, value: bytes | None, key: bytes) -> None:
+        self._producer.send(topic.named(self._prefix), value=value, key=key).get(20)
+
+    def close(self) -> None:
+        self._broker.start()
+        self._producer.close()
+
+
+World = InMemory | OnBroker
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("kafka-python", marks=pytest.mark.kafka),
+        pytest.param("confluent", marks=pytest.mark.kafka),
+    ]
+)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "memory":
+        made: World = InMemory()
+    else:
+        kind: Callable[..., LogInbox] = KafkaInbox
+        if request.param == "confluent":
+            pytest.importorskip("confluent_kafka")
+            from edge_filters.io.confluent import ConfluentInbox
+
+            kind = ConfluentInbox
+        made = OnBroker(request.getfixturevalue("broker"), request.getfixturevalue("catalogue"), kind)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def publish(broker: Broker, catalogue: str) -> Iterator[Publish]:
+def publish(world: World) -> Publish:
     """Publishes a feedback record, or a raw value for feedback.thresholds, and waits for its acknowledgement."""
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
 
     def send(record: Any) -> None:
         if isinstance(record, ThresholdUpdate):
@@ -36,43 +103,40 @@ def publish(broker: Broker, catalogue: str) -> Iterator[Publish]:
         elif isinstance(record, ArtifactChunk):
             topic, key = topics.ARTIFACTS, chunk_key(record)
         else:
-            producer.send(topics.THRESHOLDS.named(catalogue), value=record, key=b"raw").get(10)
+            world.send(topics.THRESHOLDS, record, b"raw")
             return
-        producer.send(topic.named(catalogue), value=encode(record), key=key).get(10)
+        world.send(topic, encode(record), key)
 
-    yield send
-    producer.close()
+    return send
 
 
 @pytest.fixture
-def inbox(broker: Broker, catalogue: str) -> Iterator[KafkaInbox]:
-    made = KafkaInbox(broker.bootstrap_servers, catalogue)
+def inbox(world: World) -> Iterator[LogInbox]:
+    made = world.inbox()
     yield made
     made.close()
 
 
-def ready(inbox: KafkaInbox) -> list[Feedback | str]:
+def ready(inbox: LogInbox) -> list[Feedback | str]:
     until(lambda: inbox.ready, "the inbox has read what was there")
     return inbox.poll()
 
 
-def next_of(inbox: KafkaInbox, count: int) -> list[Feedback | str]:
+def next_of(inbox: LogInbox, count: int) -> list[Feedback | str]:
     found: list[Feedback | str] = []
     until(lambda: found.extend(inbox.poll()) or len(found) >= count, f"{count} messages")  # type: ignore[func-returns-value]
     return found
 
 
-def test_with_nothing_there_it_is_ready_with_nothing(publish: Publish, inbox: KafkaInbox) -> None:
+def test_with_nothing_there_it_is_ready_with_nothing(publish: Publish, inbox: LogInbox) -> None:
     assert ready(inbox) == []
 
 
-def test_of_what_was_there_only_the_latest_word_on_each_key_is_given_out(
-    publish: Publish, broker: Broker, catalogue: str
-) -> None:
+def test_of_what_was_there_only_the_latest_word_on_each_key_is_given_out(publish: Publish, world: World) -> None:
     for version in range(1, 6):
         publish(thresholds(version=version))
         publish(thresholds(target="pump-8", version=version))
-    inbox = KafkaInbox(broker.bootstrap_servers, catalogue)
+    inbox = world.inbox()
     try:
         found = ready(inbox)
         assert sorted(found, key=lambda u: u.target) == [  # type: ignore[union-attr]
@@ -83,7 +147,7 @@ def test_of_what_was_there_only_the_latest_word_on_each_key_is_given_out(
         inbox.close()
 
 
-def test_afterwards_every_message_comes_in_order(publish: Publish, inbox: KafkaInbox) -> None:
+def test_afterwards_every_message_comes_in_order(publish: Publish, inbox: LogInbox) -> None:
     ready(inbox)
     for version in range(1, 6):
         publish(thresholds(version=version))
@@ -95,7 +159,7 @@ def test_afterwards_every_message_comes_in_order(publish: Publish, inbox: KafkaI
 
 
 def test_chunks_are_given_out_only_of_wanted_files_however_long_ago_they_were_sent(
-    publish: Publish, inbox: KafkaInbox
+    publish: Publish, inbox: LogInbox
 ) -> None:
     wanted, other = cut(b"w" * 1_500_000), cut(b"o" * 1_500_000)
     for chunk in [*other, *wanted]:
@@ -108,7 +172,7 @@ def test_chunks_are_given_out_only_of_wanted_files_however_long_ago_they_were_se
     assert next_of(inbox, 1) == [thresholds()]
 
 
-def test_a_file_larger_than_the_queue_comes_through_while_it_is_taken_out(publish: Publish, inbox: KafkaInbox) -> None:
+def test_a_file_larger_than_the_queue_comes_through_while_it_is_taken_out(publish: Publish, inbox: LogInbox) -> None:
     chunks = cut(bytes(12 * 512 * 1024))
     for chunk in chunks:
         publish(chunk)
@@ -118,7 +182,7 @@ def test_a_file_larger_than_the_queue_comes_through_while_it_is_taken_out(publis
 
 
 def test_a_record_that_cannot_be_read_is_a_sentence_and_what_follows_is_given_out(
-    publish: Publish, inbox: KafkaInbox
+    publish: Publish, inbox: LogInbox
 ) -> None:
     ready(inbox)
     publish(b"\xc3\x01garbage!")
@@ -130,27 +194,39 @@ def test_a_record_that_cannot_be_read_is_a_sentence_and_what_follows_is_given_ou
     assert update == thresholds()
 
 
-def test_a_tombstone_is_nothing(publish: Publish, inbox: KafkaInbox) -> None:
+def test_a_tombstone_is_nothing(publish: Publish, inbox: LogInbox) -> None:
     ready(inbox)
     publish(None)
     publish(thresholds())
     assert next_of(inbox, 1) == [thresholds()]
 
 
-def test_a_broker_that_is_down_at_the_start_and_goes_away_later_only_delays(
-    publish: Publish, broker: Broker, catalogue: str
-) -> None:
+def test_a_broker_that_is_down_at_the_start_and_goes_away_later_only_delays(publish: Publish, world: World) -> None:
     publish(thresholds(version=1))
-    broker.stop()
-    inbox = KafkaInbox(broker.bootstrap_servers, catalogue)
+    world.stop()
+    inbox = world.inbox()
     try:
         assert inbox.poll() == []
         assert not inbox.ready
-        broker.start()
+        world.start()
         assert ready(inbox) == [thresholds(version=1)]
-        broker.kill()
-        broker.start()
+        world.stop()
+        world.start()
         publish(thresholds(version=2))
         assert next_of(inbox, 1)[-1] == thresholds(version=2)
+    finally:
+        inbox.close()
+
+
+def test_a_topic_that_is_missing_is_named(world: World) -> None:
+    if isinstance(world, InMemory):
+        world.log = MemoryLog()
+    else:
+        world._prefix = "nobody."
+    inbox = world.inbox()
+    try:
+        until(lambda: "has no topic" in inbox.problem, "a sentence that names the topic")
+        assert inbox.problem.endswith("feedback.thresholds; `tidegate up` makes the topics")
+        assert not inbox.ready
     finally:
         inbox.close()

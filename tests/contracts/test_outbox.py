@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edge_filters.outgoing import Parcel, pack
 from edge_filters.ports import Delivery, Outbox
 from schemas.codec import decode_any
 from schemas.container import read
+from schemas.librdkafka import LIBRARIES
 from schemas.records import EdgeEvent
 from tests.doubles.edge_parts import MemoryOutbox
 from tests.doubles.records import audit, event
@@ -87,19 +88,34 @@ class TestFileOutbox(OutboxContract):
         return found
 
 
+def outbox_on(library: str) -> Callable[..., Any]:
+    """The outbox on one of the client libraries."""
+    if library == "kafka-python":
+        return KafkaOutbox
+    pytest.importorskip("confluent_kafka")
+    from edge_filters.io.confluent import ConfluentOutbox
+
+    return ConfluentOutbox
+
+
+@pytest.fixture(params=LIBRARIES)
+def make_outbox(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return outbox_on(request.param)
+
+
 @pytest.mark.kafka
 class TestKafkaOutbox(OutboxContract):
     @pytest.fixture
-    def outbox(self, broker: Broker, catalogue: str) -> Iterator[KafkaOutbox]:
+    def outbox(self, broker: Broker, catalogue: str, make_outbox: Callable[..., Any]) -> Iterator[Any]:
         self.servers, self.prefix = broker.bootstrap_servers, catalogue
-        made = KafkaOutbox(broker.bootstrap_servers, catalogue)
+        made = make_outbox(broker.bootstrap_servers, catalogue)
         yield made
         made.close(1.0)
 
-    def received(self, outbox: KafkaOutbox) -> list[Any]:
+    def received(self, outbox: Any) -> list[Any]:
         return [decode_any(message.value) for message in everything(self.servers, self.prefix)]
 
-    def test_a_record_that_is_too_large_is_refused_for_good_with_a_reason(self, outbox: KafkaOutbox) -> None:
+    def test_a_record_that_is_too_large_is_refused_for_good_with_a_reason(self, outbox: Any) -> None:
         until(lambda: outbox.ready, "the outbox is ready")
         whole = pack(event())
         receipt = outbox.send(Parcel(whole.priority, whole.topic, whole.key, bytes(2 << 20)))
@@ -108,7 +124,7 @@ class TestKafkaOutbox(OutboxContract):
         assert report.delivery is Delivery.REFUSED
         assert "larger than the maximum request size" in report.why
 
-    def test_one_device_always_goes_to_the_partition_that_kafka_itself_would_choose(self, outbox: KafkaOutbox) -> None:
+    def test_one_device_always_goes_to_the_partition_that_kafka_itself_would_choose(self, outbox: Any) -> None:
         until(lambda: outbox.ready, "the outbox is ready")
         names = [f"plant1/line2/pump-{n}" for n in range(20)]
         for receipt in [outbox.send(pack(event(name))) for name in names]:
@@ -118,7 +134,7 @@ class TestKafkaOutbox(OutboxContract):
         assert len(set(partitions.values())) > 1
 
     def test_a_broker_that_goes_away_is_a_sentence_and_what_was_sent_arrives_once_it_is_back(
-        self, outbox: KafkaOutbox, broker: Broker
+        self, outbox: Any, broker: Broker
     ) -> None:
         until(lambda: outbox.ready, "the outbox is ready")
         broker.kill()
@@ -133,10 +149,10 @@ class TestKafkaOutbox(OutboxContract):
 
 @pytest.mark.kafka
 def test_without_a_broker_the_outbox_is_not_ready_says_why_and_gets_ready_when_it_comes(
-    broker: Broker, catalogue: str
+    broker: Broker, catalogue: str, make_outbox: Callable[..., Any]
 ) -> None:
     broker.stop()
-    outbox = KafkaOutbox(broker.bootstrap_servers, catalogue)
+    outbox = make_outbox(broker.bootstrap_servers, catalogue)
     try:
         until(lambda: outbox.problem.startswith(f"cannot use the broker at {broker.bootstrap_servers}: "), "a sentence")
         assert not outbox.ready
@@ -148,8 +164,8 @@ def test_without_a_broker_the_outbox_is_not_ready_says_why_and_gets_ready_when_i
 
 
 @pytest.mark.kafka
-def test_topics_that_are_missing_are_named(broker: Broker) -> None:
-    outbox = KafkaOutbox(broker.bootstrap_servers, "nobody.")
+def test_topics_that_are_missing_are_named(broker: Broker, make_outbox: Callable[..., Any]) -> None:
+    outbox = make_outbox(broker.bootstrap_servers, "nobody.")
     try:
         until(lambda: "has no topic" in outbox.problem, "a sentence that names the topic")
         assert outbox.problem == (
