@@ -172,7 +172,7 @@ def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int
     for tick in ticks[:12]:
         out += [_tag("line", "grid", x1=float(LEFT), x2=float(WIDTH - RIGHT), y1=y(tick), y2=y(tick))]
         out += [_text("axis", 4, y(tick) + 4, f"{tick:.3g}")]
-    ends = [*(level.at_us for level in picture.levels[1:]), last]
+    ends = [*(level.at_us for level in picture.levels[1:]), last][: len(picture.levels)]
     for name in ("escalate_at", "raise_at"):
         corners = [
             f"{x(at):.1f},{y(getattr(level, name)):.1f}"

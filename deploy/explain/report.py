@@ -32,6 +32,7 @@ def survey(paths: Sequence[Path], progress: Callable[[int], None] = lambda _: No
 def figures(seen: Survey, damaged: Sequence[str]) -> dict[str, Any]:
     """For programs. Latencies in milliseconds; None where nothing tells."""
     devices = list(seen.devices.values())
+    offline = bool(seen.decisions) and seen.recorded_clock
     return {
         "devices": [_device(device) for device in devices],
         "records": dict(seen.records),
@@ -50,12 +51,12 @@ def figures(seen: Survey, damaged: Sequence[str]) -> dict[str, Any]:
         "thresholds": len(seen.updates),
         "models_published": [f"{m.model_name} {m.version}" for m in seen.published],
         "latency_ms": {
-            "edge": percentiles(seen.edge_us),
+            "edge": percentiles([] if offline else seen.edge_us),
             "uplink": percentiles(seen.uplink_us),
-            "final": percentiles([] if seen.recorded_clock else seen.final_us),
+            "final": percentiles([] if offline else seen.final_us),
             "feedback": percentiles(seen.feedback_us),
         },
-        "recorded_clock": bool(seen.decisions) and seen.recorded_clock,
+        "recorded_clock": offline,
         "damaged": list(damaged),
     }
 
@@ -73,7 +74,7 @@ def write(seen: Survey, found: dict[str, Any], paths: Sequence[Path], out: Path)
     devices = sorted(seen.devices.values(), key=lambda d: (-d.events, d.device_id))
     page = render(
         "report.html.j2",
-        title=", ".join(path.name for path in paths)[:200],
+        title=", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""),
         r=found,
         headline=_headline(found),
         latencies=[(name, found["latency_ms"][key]) for name, key in _LATENCIES],
@@ -92,7 +93,7 @@ def text(found: dict[str, Any], say: Callable[[str], None]) -> None:
     """A few lines for the terminal."""
     say(", ".join(f"{value} {name}" for name, value in _headline(found)))
     for device in found["devices"]:
-        rate = "-" if device["rate_hz"] is None else f"{device['rate_hz']:.4g} readings/s"
+        rate = f"one every {duration(1000 / device['rate_hz'])}" if device["rate_hz"] else "no rate"
         gaps = f", {device['gaps']} gaps, longest {duration(device['longest_gap_ms'])}" if device["gaps"] else ""
         say(safe(f"  {device['device']}: {device['readings']:,} readings, {rate}{gaps}, {device['events']} events"))
 

@@ -79,7 +79,7 @@ def details(trace: Trace, hop: Hop) -> Iterator[str]:
     e, d = trace.event, trace.decision
     if hop.name == "edge_decided":
         if e is not None:
-            yield f"{e.outcome.value}, score {e.score:.6g}, alarm {e.transition.value.lower()}, because of: {e.reason}"
+            yield f"{e.outcome.value}, score {e.score:.6g}, alarm {e.transition.value.lower()}, reason: {e.reason}"
             yield by_model("edge model", e.model_name, e.model_version, e.model_sha256, trace)
             yield by_thresholds(trace, e.thresholds_version) + f", policy {e.policy_version}"
         elif d is not None:

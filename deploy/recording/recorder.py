@@ -74,7 +74,7 @@ class Recorder:
         if file is None:  # not in the catalogue: its first record says what it holds
             file = self._open[message.topic] = TopicFile(result.file, type(record))
         if not isinstance(record, file.record):
-            self._leave_out(result, message, f"a {type(record).__name__} among {file.record.__name__} records")
+            self._leave_out(result, message, f"{type(record).__name__} among {file.record.__name__} records")
             return
         try:
             file.write(record, Stamp(message.partition, message.offset, message.timestamp))
