@@ -43,6 +43,8 @@ _SELF_TEST_NUMBERS = 4_000
 _BATCH = 128
 #: Levels stand at least this far above the median, relative to the spread of the scores or to 1e-6.
 _LEAST_ABOVE = 0.01
+#: Significant digits of a level: probabilities may differ only in the last ones that float32 has.
+_LEVEL_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +300,9 @@ def _thresholds(
         else:
             bounds = _bounds_of(levels)
         if threshold is None:
-            (threshold,) = recording.rounded([float(np.quantile(scores["heavy"], 1.0 - order.heavy_share))])
+            (threshold,) = recording.rounded(
+                [float(np.quantile(scores["heavy"], 1 - order.heavy_share))], _LEVEL_DIGITS
+            )
             share = np.mean(scores["heavy"] >= threshold)
             notes.append(f"the heavy model's threshold {threshold:g} is reached by {share:.2%} of them")
         return levels, bounds, threshold
@@ -357,9 +361,9 @@ def levels_of(scores: Scores, share: float) -> tuple[Levels, Bounds]:
     above = max(_LEAST_ABOVE * float(np.std(scores)), 1e-6 * max(1.0, abs(median)))
     quantiles = np.quantile(scores, [1.0 - share, 1.0 - share / 10, 1.0 - 3 * share])
     escalate_at, raise_at, clear_at = recording.rounded(
-        np.maximum(quantiles, median + above * np.array([1.0, 2.0, 0.5]))
+        np.maximum(quantiles, median + above * np.array([1.0, 2.0, 0.5])), _LEVEL_DIGITS
     )
-    low, high = recording.rounded([median, raise_at + (raise_at - median)])
+    low, high = recording.rounded([median, raise_at + (raise_at - median)], _LEVEL_DIGITS)
     levels = Levels(
         escalate_at=max(escalate_at, clear_at), raise_at=max(raise_at, escalate_at, clear_at), clear_at=clear_at
     )

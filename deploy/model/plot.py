@@ -47,7 +47,8 @@ def page(trial: Trial) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>'
         f"<h1>{name}</h1><p>Package <code>{told['sha256']}</code>. "
         f"A window of {trial.manifest.window_readings} readings takes {timing['window_us_p50']:,} µs (p50) and "
-        f"{timing['window_us_p99']:,} µs (p99) by itself; in batches {timing['batched_windows_per_s']:,} windows/s. Loading took {timing['load_ms']:,} ms.</p>"
+        f"{timing['window_us_p99']:,} µs (p99) by itself; in batches "
+        f"{timing['batched_windows_per_s']:,} windows/s. Loading took {timing['load_ms']:,} ms.</p>"
         "<table><tr><th>device<th>windows<th>least<th>median<th>p95<th>largest<th>escalated<th>raised</tr>"
         f"{rows}</table>{plots}</html>\n"
     )

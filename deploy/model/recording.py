@@ -130,9 +130,9 @@ def _sample(paths: Sequence[Path]) -> Floats:
     return np.concatenate(kept) if kept else np.empty((0, 0), np.float32)
 
 
-def rounded(values: Sequence[float] | np.ndarray) -> list[float]:
-    """Six significant digits: enough for a scale or a level, and the same on machines that differ in the last bit."""
-    return [float(f"{value:.6g}") for value in np.asarray(values, np.float64).ravel()]
+def rounded(values: Sequence[float] | np.ndarray, digits: int = 6) -> list[float]:
+    """Six significant digits: enough for a scale, and the same on machines that differ in the last bit."""
+    return [float(f"{value:.{digits}g}") for value in np.asarray(values, np.float64).ravel()]
 
 
 def sha256_of(path: Path) -> str:

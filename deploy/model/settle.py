@@ -125,7 +125,6 @@ def _try_batch(
     if not np.array_equal(alone, again, equal_nan=True):
         raise ModelError(
             "the model gives another score for the same window the second time",
-            file="",
             scores=[float(alone[0]), float(again[0])],
             fix="export it for inference: without dropout, and with its random operators replaced",
         )

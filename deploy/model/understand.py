@@ -21,6 +21,7 @@ from schemas.manifest import Constant, DType, Feed, Layout, Pick, State
 
 #: Statistics of a model that is fed features, where nothing else is said.
 USUAL_STATISTICS = ("mean", "std", "min", "max")
+RESET_AFTER = "which gap between two windows makes it forget? --reset-after 1s, or a recording, which tells the rate"
 _NUMERIC = frozenset(get_args(DType))
 _REDUCTIONS = ("max", "mean", "min", "sum", "last", "error")
 _RATES = ("sr", "sample_rate", "samplerate", "sampling_rate", "fs", "rate")
@@ -208,7 +209,7 @@ def _states(rest: Sequence[Tensor], outputs: Sequence[Tensor], said: Said, got: 
         ]
         if len({i.name for i, _ in found}) == len(found) == len({o.name for _, o in found}) < len(rest):
             pairs = found
-            got.notes += [f"{i.name} is state, fed from {o.name} and zero at the start" for i, o in found]
+            got.notes += [f"{i.name} is carried per device, fed from {o.name} and zero at the start" for i, o in found]
     return [_state(before, after, got) for before, after in pairs]
 
 
@@ -256,10 +257,12 @@ def _feeds(rest: Sequence[Tensor], said: Said, around: Around, got: Understood) 
             told = dict(zip(by_name, columns, strict=True))
             got.notes.append("each input takes one channel: " + ", ".join(f"{k} {v}" for k, v in told.items()))
         elif len(rest) > 1:
+            unclear = ", ".join(f"{t.name} {t}" for t in rest)
             got.open.append(
-                f"which inputs are made from the window, and from which channels? --input NAME or --input "
-                f"NAME=channel,… for each of {', '.join(f'{t.name} {t}' for t in rest)}; --constant, --state for others"
+                "which inputs are made from the window, and from which channels? --input NAME, or --input "
+                f"NAME=channel,…, for each of {unclear}; --constant, --state for others"
             )
+            return [_feed(rest[0], (), said, got)]
     left = [name for name in by_name if name not in told]
     if left:
         got.open.append(f"what feeds {', '.join(left)}? --input, --constant or --state")
@@ -421,7 +424,7 @@ def _reset_after(said: Said, around: Around, got: Understood) -> int:
         after = max(1, round(5 * 1e6 / around.rate_hz))
         got.notes.append(f"a gap of more than 5 readings ({after} us) starts it anew; --reset-after says otherwise")
         return after
-    got.open.append("which gap between two windows makes it forget? --reset-after 1s, or a recording to tell the rate")
+    got.open.append(RESET_AFTER)
     return 1
 
 

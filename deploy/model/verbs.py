@@ -17,7 +17,7 @@ from deploy.model.pack import HALVES, Order, Packed, Which, load, pack, read_mod
 from deploy.model.plot import page
 from deploy.model.settle import half_of, settle
 from deploy.model.trial import Trial, attempt
-from deploy.model.understand import Around, Understood, understand
+from deploy.model.understand import RESET_AFTER, Around, Understood, understand
 from schemas.errors import ConfigError, ModelError, exit_code
 from schemas.feeding import Tensor
 from schemas.manifest import Levels, Package, load_package
@@ -44,9 +44,15 @@ def _inspect(args: argparse.Namespace) -> int:
         runtime = load(args.model, data)
         report |= {"inputs": _tensors(runtime.inputs), "outputs": _tensors(runtime.outputs)}
         around = Around(args.window, names(args.channels) or None)
-        got = understand(runtime.inputs, runtime.outputs, said(args, "edge"), around)
+        told = said(args, "edge")
+        # the one question that does not stand in the way of trying the model: it is asked again below
+        got = understand(
+            runtime.inputs, runtime.outputs, dataclasses.replace(told, reset_after_us=told.reset_after_us or 1), around
+        )
         if not got.open and got.window_readings and got.channels:
             settle(runtime, got)
+        if "reset_after_us" in got.fields and told.reset_after_us is None:
+            got.open.append(RESET_AFTER)
         report |= _understood(got)
     except (ModelError, ConfigError) as cannot:
         report["cannot"] = str(cannot)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_filters.io.onnx import OnnxRuntime
 from schemas.errors import ModelError
 from schemas.manifest import (
     MAX_MANIFEST_BYTES,
@@ -20,6 +22,7 @@ from schemas.manifest import (
     parse_manifest,
     within,
 )
+from schemas.scoring import Scorer
 from tests.doubles.tiny_model import write_package
 
 
@@ -175,3 +178,69 @@ def test_a_file_that_was_changed_is_refused(folder: Path, change: Callable[[byte
 def test_levels_are_within_bounds_or_not(escalate_at: float, raise_at: float, inside: bool) -> None:
     levels = Levels(escalate_at=escalate_at, raise_at=raise_at, clear_at=0.0)
     assert within(Bounds(low=0.1, high=10.0), levels) is inside
+
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "model_package.v1"
+
+
+def test_a_package_of_the_first_release_is_taken_scores_as_then_and_is_written_again_byte_for_byte() -> None:
+    package = load_package(lambda name: (GOLDEN / name).read_bytes(), ("edge", "heavy"))
+    assert package.sha256.hex() == "e573574078067e12d96335bd4ca37d670dbd109546f7e00243a74d9695673c7f"
+    again = json.dumps(package.manifest.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
+    assert again.encode() == package.manifest_bytes
+    window = np.full((1, 4, 2), 3.0, np.float32)
+    edge = Scorer(package, "edge", OnnxRuntime(package.files["edge.onnx"]))
+    heavy = Scorer(package, "heavy", OnnxRuntime(package.files["heavy.onnx"]))
+    assert edge.score(window, ["pump-2"]).tolist() == heavy.score(window, ["pump-2"]).tolist() == [3.0]
+    assert edge.score(window, ["pump-1"]).tolist() == [2.125]  # mean of (3 - 1) / 0.5 and (3 - 2) / 4
+
+
+#: Each later field of a half: a value that is not its default.
+LATER: dict[str, Any] = {
+    "layout": "channels",
+    "dtype": "int32",
+    "channels": ["c0"],
+    "scaled": False,
+    "also": [{"input": "other", "feed": "window", "statistics": [], "layout": "flat", "scaled": False}],
+    "constants": [{"input": "sr", "dtype": "int64", "shape": [], "values": [16000.0]}],
+    "states": [{"input": "h", "output": "hn", "dtype": "float32", "shape": [1, 1, 8], "batch_axis": 1}],
+    "pick": {"label": 1, "reduce": None, "flip": "negate"},
+    "batch": 1,
+    "frame_readings": 4,
+    "over_frames": "mean",
+    "context_readings": 2,
+    "reset_after_us": 1_000,
+}
+
+
+def test_later_fields_are_written_only_where_they_say_something(manifest: dict[str, Any]) -> None:
+    before = set(parsed(manifest).model_dump(mode="json")["edge"])
+    manifest["edge"] |= {"feed": "window", "statistics": []} | LATER
+    edge = parsed(manifest).model_dump(mode="json")["edge"]
+    assert set(edge) - before == set(LATER)
+    assert {name: edge[name] for name in LATER} == LATER
+    assert parsed(manifest | {"edge": edge}) == parsed(manifest)
+
+
+@pytest.mark.parametrize(
+    ("half", "sentence"),
+    [
+        ({"states": LATER["states"]}, "needs reset_after_us"),
+        ({"context_readings": 1, "feed": "window"}, "needs reset_after_us"),
+        ({"frame_readings": 4}, "frames and context are for models that are fed windows"),
+        ({"frame_readings": 3, "feed": "window"}, "a window of 8 readings is no whole number of frames"),
+        ({"context_readings": 9, "reset_after_us": 1, "feed": "window"}, "context_readings must not be longer"),
+        ({"channels": ["nowhere"]}, "fed from unknown channels: nowhere"),
+        ({"also": [{"input": "features", "feed": "window"}]}, "an input is fed twice: features"),
+        ({"constants": [{"input": "k", "dtype": "int64", "shape": [2], "values": [1.0]}]}, r"shape \[2\] has 2 values"),
+        ({"states": [LATER["states"][0] | {"batch_axis": 2}], "reset_after_us": 1}, "has 1 where its batch stands"),
+        ({"states": [LATER["states"][0] | {"shape": [1, 1, 2**20 + 1]}], "reset_after_us": 1}, "numbers at most"),
+        ({"pick": {"label": 1, "reduce": "max"}}, "either a label or a reduction"),
+        ({"batch": 0}, r"at \$\.edge\.batch"),
+        ({"dtype": "complex64"}, r"at \$\.edge\.dtype"),
+    ],
+)
+def test_a_half_that_cannot_be_fed_is_refused(manifest: dict[str, Any], half: dict[str, Any], sentence: str) -> None:
+    manifest["edge"] |= half
+    with pytest.raises(ModelError, match=rf"manifest is not valid: .*{sentence}"):
+        parsed(manifest)
