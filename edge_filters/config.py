@@ -103,11 +103,11 @@ class Kafka(Section):
 
 
 class Plugin(Section):
-    """Code of one's own: kind is `module:name` or the name of an entry point; other keys are passed to it."""
+    """A sensor of one's own: kind is `module:name` or the name of an entry point; other keys are passed to it."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    kind: str = Field(min_length=1, description="`module:name`, or an entry point.")
+    kind: str = Field(min_length=1, description="`module:name`, or the name of an entry point.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -115,8 +115,16 @@ class Plugin(Section):
         return dict(self.model_extra or {})
 
 
+class DetectorTable(Plugin):
+    """A detector of one's own scores windows; all else of the package stays. Other keys are passed to it."""
+
+
+class FeatureTable(Plugin):
+    """A statistic of one's own, known under this name to packages that list it. Other keys are passed to it."""
+
+
 class SinkTable(Plugin):
-    """Where records go beside Kafka."""
+    """A sink of one's own: where records go beside Kafka. Other keys are passed to it."""
 
     records: list[Literal["events", "aggregates", "samples"]] = Field(
         default=["events"], min_length=1, description="Which records it gets."
@@ -133,7 +141,7 @@ class ModelSource(Section):
     """The model package that devices run unless they name their own."""
 
     path: Existing = Field(description="Folder with manifest.json.")
-    detector: Plugin | None = Field(default=None, description="Scores in place of the package's edge model.")
+    detector: DetectorTable | None = Field(default=None, description="Scores in place of the package's edge model.")
 
 
 class Recorded(Section):
@@ -187,7 +195,7 @@ class DeviceTable(Section):
         default=None, min_length=1, max_length=128, description="Its group; default: that of [edge], else the model's."
     )
     model: Existing | None = Field(default=None, description="Folder of its own model package.")
-    detector: Plugin | None = Field(default=None, description="Scores in place of the package's edge model.")
+    detector: DetectorTable | None = Field(default=None, description="Scores in place of the package's edge model.")
     sensor: SensorTable
 
     @field_validator("id")
@@ -259,7 +267,9 @@ class EdgeConfig(Section):
     status: StatusTable = StatusTable()
     http: HttpTable | None = None
     plugins: PluginsTable | None = None
-    features: dict[str, Plugin] = Field(default={}, description="Statistics of one's own, by the name packages use.")
+    features: dict[str, FeatureTable] = Field(
+        default={}, description="Statistics of one's own, by the name packages use."
+    )
     sink: list[SinkTable] = Field(default=[], description="Where records go beside Kafka.")
 
     @field_validator("device")
@@ -290,7 +300,7 @@ class EdgeConfig(Section):
         assert chosen is not None  # checked above
         return chosen
 
-    def detector_of(self, device: DeviceTable) -> Plugin | None:
+    def detector_of(self, device: DeviceTable) -> DetectorTable | None:
         """What scores for a device in place of its package's edge model: its own, else that of the shared package."""
         if device.detector is None and device.model is None and self.model is not None:
             return self.model.detector

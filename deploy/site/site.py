@@ -25,6 +25,7 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _COLUMN = 35
 #: Readings in a window of the starter package: half a second of the synthetic signal.
 WINDOW_READINGS = 50
+MAX_CHANNELS = 1024
 CHANNELS = ("temperature", "vibration")
 
 
@@ -68,6 +69,7 @@ def plan(wishes: Wishes) -> Plan:
         name, model_files = package.manifest.name, {MANIFEST_FILE: package.manifest_bytes, **package.files}
     else:
         name, model_files = starter.NAME, _starter(channels, seen)
+        load_package(lambda file: model_files[file], ("edge", "heavy"))  # before anything is written
     site = _NAME.sub("-", wishes.folder.absolute().name).strip("-._") or "site"
     values = {
         "SITE": site,
@@ -125,6 +127,8 @@ def _check(wishes: Wishes) -> None:
     if not _PREFIX.fullmatch(wishes.prefix):
         raise ConfigError("not a prefix of topic names", got=wishes.prefix, fix="use letters, digits and ._-")
     names = list(wishes.channels or ())
+    if len(names) > MAX_CHANNELS:
+        raise ConfigError("more channels than a model may have", got=len(names), max_channels=MAX_CHANNELS)
     if wishes.channels is not None and (not all(names) or len(set(names)) != len(names)):
         raise ConfigError("channels need names, each its own", got=names)
     devices = list(wishes.devices or ())
@@ -176,8 +180,9 @@ def _devices(wishes: Wishes, seen: Survey | None) -> list[str]:
 def _starter(channels: list[str], seen: Survey | None) -> dict[str, bytes]:
     if seen is None:  # the synthetic sensor: a sine of amplitude 1, bursts of 3
         wide = len(channels)
-        return starter.package_files("machines", channels, WINDOW_READINGS, [0.0] * wide, [0.5] * wide)
-    window = max(1, min(WINDOW_READINGS, seen.readings // 8))
+        window = starter.window_for(wide, WINDOW_READINGS)
+        return starter.package_files("machines", channels, window, [0.0] * wide, [0.5] * wide)
+    window = starter.window_for(len(channels), max(1, min(WINDOW_READINGS, seen.readings // 8)))
     return starter.package_files(seen.cohort or "machines", channels, window, seen.centre, seen.scale)
 
 

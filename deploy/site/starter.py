@@ -24,12 +24,19 @@ MODEL_FILE = "deviation.onnx"
 LEVELS = {"escalate_at": 3.0, "raise_at": 4.0, "clear_at": 2.0}
 BOUNDS = {"low": 1.0, "high": 50.0}
 HEAVY_THRESHOLD = 5.0
+#: A manifest holds four self-test windows, and may not be large: readings times channels of a window, at most.
+MAX_WINDOW_VALUES = 2000
 _STATISTICS = {"edge": ["mean"], "heavy": ["mean", "min", "max"]}
 
 
 def model_bytes() -> bytes:
     """ONNX: x float32[batch, features] -> score float32[batch, 1], the largest absolute feature."""
     return (Path(__file__).parent / MODEL_FILE).read_bytes()
+
+
+def window_for(channels: int, readings: int) -> int:
+    """Readings in a window of that many channels, `readings` where they fit."""
+    return max(1, min(readings, MAX_WINDOW_VALUES // channels))
 
 
 def package_files(
@@ -50,7 +57,7 @@ def package_files(
             "feed": "features",
             "statistics": _STATISTICS[which],
             "output": "score",
-            "self_test": {"windows": windows.tolist(), "scores": scores.tolist()},
+            "self_test": {"windows": _short(windows), "scores": _short(scores)},
         }
 
     manifest = {
@@ -60,11 +67,16 @@ def package_files(
         "cohort": cohort,
         "channels": list(channels),
         "window_readings": window_readings,
-        "scaling": {"centre": centre32.tolist(), "scale": scale32.tolist()},
+        "scaling": {"centre": _short(centre32), "scale": _short(scale32)},
         "levels": LEVELS,
         "bounds": BOUNDS,
         "edge": half("edge"),
         "heavy": half("heavy") | {"threshold": HEAVY_THRESHOLD},
         "lineage": {"made_by": "tidegate init"},
     }
-    return {MODEL_FILE: model, MANIFEST_FILE: json.dumps(manifest, indent=1, ensure_ascii=False).encode()}
+    return {MODEL_FILE: model, MANIFEST_FILE: json.dumps(manifest, ensure_ascii=False).encode()}
+
+
+def _short(values: Any) -> Any:
+    """Lists of the shortest decimals that are the same float32 values: a manifest must stay small."""
+    return [_short(each) for each in values] if values.ndim else float(str(values))
