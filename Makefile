@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 .PHONY: help setup demo test check fix bench docs ci lock clean
 
 help:           ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 setup:          ## .venv, Kafka jars and Prism; a second run does nothing
 	@if [ -z "$(PY)" ]; then echo 'python 3.11 is needed for everything and was not found; install it with `apt-get install python3.11 python3.11-venv`; nothing works without it' >&2; exit 69; fi
@@ -35,6 +35,9 @@ bench: setup    ## the figures of tests/bench, on an otherwise quiet machine
 
 docs: setup     ## docs/reference anew, from the code it describes
 	@$(BIN)/python -m deploy.reference
+
+bench-peers: setup  ## the yardstick job beside Quix Streams and Bytewax, each in its own environment (PEERS='--rounds 1')
+	@$(BIN)/python -m tests.bench.peers $(PEERS)
 
 ci: check test  ## what .ci/run calls
 
