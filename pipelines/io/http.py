@@ -40,8 +40,9 @@ class HttpServer:
 
     def close(self) -> None:
         """Stop listening, and drop what is open."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5.0)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(5.0)
 
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
@@ -51,9 +52,12 @@ class HttpServer:
         server = await asyncio.start_server(self._accept, sock=self._listener, limit=MAX_REQUEST_BYTES)
         await self._stop.wait()
         server.close()
-        for task in self._open:
+        await _turn()  # what is just being accepted becomes a task
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
+        await _turn()  # and its socket is closed
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -82,3 +86,9 @@ class HttpServer:
         await writer.drain()
         while await reader.read(MAX_REQUEST_BYTES):  # closing on what is unread would reset the answer away
             pass
+
+
+async def _turn() -> None:
+    """Let the loop do what it has put off."""
+    for _ in range(3):
+        await asyncio.sleep(0)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import logs
+
+
+def record(message: str, **extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("edge_filters", logging.WARNING, "file", 1, message, (), None)
+    made.created = 1_700_000_000.25
+    made.__dict__.update(extra)
+    return made
+
+
+def line(formatter: logging.Formatter, made: logging.LogRecord) -> dict[str, object]:
+    text = formatter.format(made)
+    assert "\n" not in text
+    found: dict[str, object] = json.loads(text)
+    return found
+
+
+def test_a_line_is_an_object_with_the_time_in_utc() -> None:
+    assert line(logs.formatter("json", "edge-7", ""), record("the broker is back", trace_id="ab", other="dropped")) == {
+        "timestamp": "2023-11-14T22:13:20.250000Z",
+        "severity": "WARNING",
+        "process": "edge-7",
+        "logger": "edge_filters",
+        "body": "the broker is back",
+        "trace_id": "ab",
+    }
+
+
+@given(st.text())
+def test_whatever_is_said_stays_on_one_line_and_reads_back(message: str) -> None:
+    made = record("%s")
+    made.args = (message,)
+    assert line(logs.formatter("json", "edge", ""), made)["body"] == message
+
+
+def test_a_traceback_is_a_field() -> None:
+    made = record("failed")
+    try:
+        raise ValueError("with hunter2 in it")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    found = line(logs.formatter("json", "edge", "", secrets=["hunter2"]), made)
+    assert "ValueError: with *** in it" in str(found["exception"])
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize("kind", logs.FORMATS)
+def test_secrets_are_hidden_in_both_formats_the_longer_one_first(kind: str) -> None:
+    formatter = logs.formatter(kind, "edge", "%(message)s", secrets=["hunter2", "hunter2-canary", "abc"])
+    text = formatter.format(record("refused: hunter2-canary, hunter2, abc"))
+    assert "refused: ***, ***, abc" in text  # what is so short hides more than it protects
+
+
+@pytest.mark.parametrize(
+    ("argv", "chosen"),
+    [
+        ([], "text"),
+        (["--log-format", "json"], "json"),
+        (["--log-format=json", "--runner=X"], "json"),
+        (["--log_format=json"], "json"),
+        (["--runner", "X", "--log_format", "text"], "text"),
+        (["--log-format", "yaml"], "text"),
+        (["--log-format"], "text"),
+        (["--log-form=json"], "text"),
+    ],
+)
+def test_the_format_is_known_before_the_rest_of_the_command_line_is_read(argv: list[str], chosen: str) -> None:
+    assert logs.format_of(argv) == chosen
+
+
+def test_both_spellings_are_one_option() -> None:
+    parser = argparse.ArgumentParser()
+    logs.add_argument(parser)
+    assert parser.parse_args(["--log_format", "json"]).log_format == "json"
+    assert parser.parse_args(["--log-format", "json"]).log_format == "json"
