@@ -5,6 +5,7 @@ Pure. Nothing is chosen by looking at labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: Readings times channels of a window at most: a self-test with a window of it has to fit into the manifest.
@@ -17,6 +18,8 @@ LEAST_READINGS, USUAL_READINGS, MOST_READINGS = 4, 16, 64
 #: Rows per reading of a window: about eighty windows to fit on.
 _ROWS_PER_READING = 32
 _SECOND_US = 1_000_000
+#: Windows to fit on and to hold out that the strides of a long fleet leave to each of its devices.
+_LEAST_OF_EACH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,14 @@ def window_for(step_us: float, rows: int, channels: int) -> Windows:
     return Windows(readings, why)
 
 
-def stride_for(readings: int, channels: int, rows: int) -> int:
-    """Rows from one window to the next when fitting; `rows` of all devices together."""
+def stride_for(readings: int, channels: int, rows: Sequence[int]) -> int:
+    """Rows from one window to the next when fitting, for so many rows of each device.
+
+    As wide as the bounds ask for, but with enough windows left of the device that has fewest rows.
+    """
     most = max(1, min(MAX_FIT_WINDOWS, MAX_FIT_NUMBERS // (readings * channels)))
-    return max(1, readings // 4, -(-rows // most))
+    wide = min(-(-sum(rows) // most), min(rows) // _LEAST_OF_EACH)
+    return max(1, readings // 4, wide)
 
 
 def duration(us: float) -> str:

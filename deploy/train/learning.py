@@ -16,11 +16,13 @@ from deploy.train.scoring import Part, Scored
 from deploy.train.windows import Sample, held_out, part_of, scaling_of
 from schemas.errors import ConfigError
 from schemas.features import standardise
-from schemas.manifest import Scaling
+from schemas.manifest import MAX_MANIFEST_BYTES, Scaling
 from schemas.records import Floats
 
 #: Fewer windows than this make no covariance and no threshold.
 LEAST_WINDOWS = 40
+#: What a device and a channel of one take in a manifest, at the least.
+_BYTES_OF_DEVICE, _BYTES_OF_CHANNEL = 250, 12
 #: Numbers that the scalings of all devices are read off.
 _SAMPLE_NUMBERS = 4_000_000
 
@@ -85,6 +87,7 @@ def learn(
     """
     devices = list(found.devices.values())
     channels = len(devices[0].channels)
+    check_size(len(devices) * (_BYTES_OF_DEVICE + _BYTES_OF_CHANNEL * channels), len(devices), channels)
     rows = {name: part.middle - part.first for name, part in parts.items()}
     step_us = float(np.median([device.step_us for device in devices]))
     chosen = window_for(step_us, min(rows.values()), channels)
@@ -100,7 +103,7 @@ def learn(
                 fix=f"at most {MAX_WINDOW_NUMBERS // channels} readings with so many channels",
             )
     while True:
-        stride = stride_for(readings, channels, sum(rows.values()))
+        stride = stride_for(readings, channels, list(rows.values()))
         takers = _take(found, parts, readings, stride, options.mixed, say)
         short = [taker for taker in takers.values() if not taker.enough]
         if not short:
@@ -207,6 +210,19 @@ def _too_short(taker: _Taker, device: Device, readings: int) -> ConfigError:
         labelled_windows_left_out=taker.left_out,
         fix=f"about {LEAST_WINDOWS * readings} gapless readings of normal operation, or smaller windows",
     )
+
+
+def check_size(manifest_bytes: int, devices: int, channels: int) -> None:
+    """Raises ConfigError: the manifest is, or will be, larger than one may be."""
+    if manifest_bytes > MAX_MANIFEST_BYTES:
+        raise ConfigError(
+            "the manifest would be too large for so many devices and channels",
+            bytes=manifest_bytes,
+            max_bytes=MAX_MANIFEST_BYTES,
+            devices=devices,
+            channels=channels,
+            fix="train fewer devices in one package, or with fewer channels",
+        )
 
 
 def check_scored(scored: Scored, parts: dict[str, Part]) -> None:

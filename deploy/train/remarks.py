@@ -70,22 +70,28 @@ def false_alarms(options: TrainingOptions, rates: Rates, window_us: float) -> di
 
 
 def doubts(evaluation: Evaluation, rates: Rates) -> list[str]:
-    """Devices whose later readings raise far more alarms than the thresholds were made for: a sentence each.
+    """Devices whose later readings give far more alarms than the thresholds were made for: a sentence each.
 
     Counted on windows that are labelled normal, or on all where there are no labels. At least ten times the rate, and
     more than chance gives once in a thousand recordings.
     """
     lines = []
     for device, figures in evaluation.devices.items():
-        labelled = "raised_of_normal" in figures
-        share = figures["raised_of_normal" if labelled else "raised"]
-        windows = figures["windows"] - figures.get("anomalous", 0.0)
-        expected = rates.raise_ * windows
-        if share > 10 * rates.raise_ and share * windows > expected + 3 * math.sqrt(expected) + 3:
+        normal = "_of_normal" if "raised_of_normal" in figures else ""
+        windows = figures["windows"] - (figures["anomalous"] if normal else 0.0)
+        found = [
+            f"{share:.1%} {what} (made for {rate:.2g} of them)"
+            for share, rate, what in (
+                (figures[f"raised{normal}"], rates.raise_, "raise the edge's alarm"),
+                (figures[f"confirmed{normal}"], rates.heavy, "are anomalies to the heavy model"),
+            )
+            if share > 10 * rate and share * windows > rate * windows + 3 * math.sqrt(rate * windows) + 3
+        ]
+        if found:
             lines.append(
-                f"{device}: {share:.1%} of the later windows{' labelled normal' if labelled else ''} raise the alarm, "
-                f"not {rates.raise_:.2g} of them: they are not like those learned from. Learn from more "
-                "(--learn-share), or from a time like the present; feedback moves thresholds within their bounds only"
+                f"{device}: of the later windows{' labelled normal' if normal else ''} {' and '.join(found)}: they "
+                "are not like those learned from. Learn from more (--learn-share), or from a time like the present; "
+                "feedback moves thresholds within their bounds only"
             )
     return _some(lines)
 
@@ -94,14 +100,15 @@ def alarm_sentence(options: TrainingOptions, rates: Rates, window_us: float, sco
     """What the stated false-alarm rate means here, and whether it was seen or extrapolated."""
     assert options.false_alarms is not None
     least = min(len(scores) for scores in scored.edge.values())
-    how = (
-        f"read off {least:,} held-out windows"
-        if read_off(least, rates.raise_)
-        else f"extrapolated from the highest of {least:,} held-out windows, since so rare a score is not among them"
-    )
     many = len(scored.edge) > 1
+    of = " (of the device with fewest)" if many else ""
+    how = (
+        f"read off {least:,} held-out windows{of}"
+        if read_off(least, rates.raise_)
+        else f"extrapolated from the highest of {least:,} held-out windows{of}, since so rare a score is not among them"
+    )
     a_day = f", {rates.raise_ * 86_400e6 / window_us:.3g} a day" if window_us else ""
     return (
         f"false alarms: {options.false_alarms.text} is {rates.raise_:.3g} of the windows{a_day}"
-        f"{' on each device' if many else ''}; thresholds {how}{' of the device with fewest' if many else ''}"
+        f"{' on each device' if many else ''}; thresholds {how}"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deploy.train.evaluate import Evaluation, Judged, evaluate
-from deploy.train.learning import check_scored, check_together, learn
+from deploy.train.learning import check_scored, check_size, check_together, learn
 from deploy.train.models import fit_edge, fit_heavy
 from deploy.train.packing import TrainingOptions, draft, finish, scorer, with_fields, write
 from deploy.train.reading import Device, survey
@@ -99,15 +99,7 @@ def train(
     package = with_fields(package, evaluation=evaluation.flat() if evaluation else {})
     if len(package.manifest_bytes) > MAX_MANIFEST_BYTES:
         package = with_fields(package, evaluation=Evaluation(evaluation.pooled).flat() if evaluation else {})
-    if len(package.manifest_bytes) > MAX_MANIFEST_BYTES:
-        raise ConfigError(
-            "the manifest would be too large for so many devices and channels",
-            bytes=len(package.manifest_bytes),
-            max_bytes=MAX_MANIFEST_BYTES,
-            devices=len(devices),
-            channels=len(devices[0].channels),
-            fix="train fewer devices in one package, or with fewer channels",
-        )
+    check_size(len(package.manifest_bytes), len(devices), len(devices[0].channels))
     write(package, out_dir)
     written = load_package(lambda file: (out_dir / file).read_bytes(), ("edge", "heavy"))
     scorer(written, "edge")

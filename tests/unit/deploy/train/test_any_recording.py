@@ -260,10 +260,9 @@ def test_later_readings_that_are_unlike_what_was_learned_from_are_called_that(re
     assert "not like those learned from" not in notes_of(alike)
     values[2_900:] += 3.0
     report = plain([recording(values)], tmp_path / "b")
-    assert (
-        "% of the later windows raise the alarm, not 0.005 of them: they are not like those learned from"
-        in notes_of(report)
-    )
+    assert "pump-1: of the later windows " in notes_of(report)
+    assert "% raise the edge's alarm (made for 0.005 of them) and " in notes_of(report)
+    assert "they are not like those learned from" in notes_of(report)
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_recordings_say(recording: Write, tmp_path: Path) -> None:
@@ -302,3 +301,18 @@ def test_long_recordings_are_fitted_on_a_bounded_number_of_windows(
     assert "one window every 47 readings to fit on, 2" in notes_of(report)
     assert "evenly taken because the recordings are long" in notes_of(report)
     assert next(line for line in said if line.startswith("learning:")).endswith("0 %")
+
+
+def test_of_many_devices_each_is_learned_from(
+    recording: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.train.choices.MAX_FIT_WINDOWS", 300)
+    paths = [recording(wave(1_000, 1, seed=i), device=f"pump-{i}") for i in range(20)]
+    report = plain(paths, tmp_path / "p")
+    assert len(report.manifest.device_levels) == 20
+
+
+def test_more_devices_than_a_manifest_holds_are_refused_before_any_work(recording: Write, tmp_path: Path) -> None:
+    paths = [recording(wave(20, 100, seed=i), device=f"pump-{i}") for i in range(150)]
+    with pytest.raises(ConfigError, match=r"too large for so many devices .*devices=150, channels=100\); train fewer"):
+        plain(paths, tmp_path / "p")
