@@ -24,7 +24,7 @@ import numpy as np
 
 from edge_filters.blocks import Block
 from edge_filters.ports import Detector, Sensor
-from schemas.errors import ConfigError, DecodeError, ModelError, UpdateRefused
+from schemas.errors import ConfigError, ModelError, UpdateRefused
 from schemas.features import add_statistic
 from schemas.manifest import Package
 from schemas.records import Floats, ModelUpdate
@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 #: What plugs in, and the group of entry points in which it is looked up.
 GROUPS = {what: f"tidegate.{what}s" for what in ("sensor", "feature", "detector", "sink")}
+#: What somebody else's code may raise without ending more than itself: it may think that `sys.exit` is an answer.
+ANY = (Exception, SystemExit)
 #: A sensor that fails is read again after this, then after twice as long, up to the longest.
 RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 
@@ -74,7 +76,7 @@ def load(what: str, kind: str, built_in: Collection[str] = ()) -> Any:
         )
     try:
         return found()
-    except Exception as cause:  # whatever the module of somebody else does when it is imported
+    except ANY as cause:  # whatever the module of somebody else does when it is imported
         raise ConfigError(f"the {what} {kind!r} cannot be loaded", cause=_told(cause)) from cause
 
 
@@ -82,7 +84,7 @@ def make(what: str, kind: str, call: Callable[[], T], **where: str) -> T:
     """What a factory gives. Raises ConfigError: it fails."""
     try:
         return call()
-    except Exception as cause:  # code of somebody else
+    except ANY as cause:
         at: dict[str, Any] = {**where, "cause": _told(cause)}
         raise ConfigError(f"the {what} {kind!r} cannot be made", **at) from cause
 
@@ -113,6 +115,7 @@ class PluginSensor:
         self.can_wait = bool(getattr(sensor, "can_wait", False))
         self.tell: Callable[[str], None] = lambda _: None
         self._said = ""
+        self._said_of_values: set[str] = set()
         self._failures = 0
         self._retry_at_s: float | None = None
         self._started = False
@@ -134,7 +137,7 @@ class PluginSensor:
             if not math.isfinite(due):
                 raise ValueError(f"{due} is no time by time.monotonic")
             return float(due)
-        except Exception as cause:  # code of somebody else, here and below
+        except ANY as cause:
             return self._failed("due_s", cause)
 
     def read(self) -> Block | None:
@@ -145,9 +148,11 @@ class PluginSensor:
         try:
             found = self._sensor.read()
             block = None if found is None else _as_block(found)
-        except Exception as cause:
+        except ANY as cause:
             self._failed("read", cause)
             return None
+        if block is not None:
+            self._look_at(block.values)
         if block is not None and self._failures:
             self._failures, self._said = 0, ""
             self.tell("")
@@ -155,22 +160,34 @@ class PluginSensor:
         return block
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Let go of what it holds. Raises nothing."""
         try:
             self._sensor.close()
-        except Exception as cause:
-            raise DecodeError(f"the sensor {self._kind!r} failed in close()", cause=_told(cause)) from cause
+        except ANY as cause:
+            log.warning("the sensor %r failed in close(): %s", self._kind, _told(cause))
+
+    def _look_at(self, values: Floats) -> None:
+        """Say once, with the name of the sensor, what the engine is going to leave out and count."""
+        if values.ndim != 2 or values.shape[1] != len(self.channels):
+            wrong = f"gives values of shape {list(values.shape)} for {len(self.channels)} channels"
+        elif not np.isfinite(values).all():
+            wrong = "gives values that are not finite"
+        else:
+            return
+        if wrong not in self._said_of_values and len(self._said_of_values) < 10:
+            self._said_of_values.add(wrong)
+            log.warning("the sensor %r %s; such readings are left out and counted, said once", self._kind, wrong)
 
     def _start(self) -> bool:
         try:
             self._sensor.start(*self._start_at)
-        except Exception as cause:
+        except ANY as cause:
             self._failed("start", cause)
             return False
         self._started = True
         return True
 
-    def _failed(self, where: str, cause: Exception) -> float:
+    def _failed(self, where: str, cause: BaseException) -> float:
         wait_s = min(RETRY_S * 2.0**self._failures, LONGEST_RETRY_S)
         self._failures = min(self._failures + 1, 10)
         self._retry_at_s = time.monotonic() + wait_s
@@ -212,7 +229,7 @@ def add_feature(name: str, kind: str, options: Mapping[str, Any]) -> None:
         seen.flags.writeable = False
         try:
             out = np.asarray(function(seen), np.float32)
-        except Exception as cause:
+        except ANY as cause:
             raise ModelError(f"the feature {kind!r} failed", name=name, cause=_told(cause)) from cause
         want = windows.shape[0], windows.shape[2]
         if out.shape != want:
@@ -265,7 +282,7 @@ class DetectorScorer(Scorer):
         seen.flags.writeable = False
         try:
             scores = np.asarray(self._detector.score(seen, devices), np.float64)
-        except Exception as cause:  # code of somebody else
+        except ANY as cause:
             raise ModelError(f"the detector {self._kind!r} failed", cause=_told(cause)) from cause
         if scores.shape == (len(windows), 1):
             scores = scores[:, 0]

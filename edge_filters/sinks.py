@@ -17,6 +17,7 @@ from edge_filters.blocks import Block
 from edge_filters.device import Device, Rules
 from edge_filters.engine import Clock, Engine, Step
 from edge_filters.outgoing import FromDevice
+from edge_filters.plugins import ANY
 from edge_filters.ports import Sink
 
 log = logging.getLogger("edge_filters")
@@ -87,7 +88,7 @@ class SinkRunner:
             self._write(batch)
         try:
             self._sink.close()
-        except Exception as failed:  # code of somebody else, here and below
+        except ANY as failed:
             log.warning("the sink %r failed in close(): %s: %s", self.kind, type(failed).__name__, failed)
 
     def _next(self) -> list[FromDevice]:
@@ -102,7 +103,7 @@ class SinkRunner:
         while True:
             try:
                 self._sink.write(batch)
-            except Exception as failed:
+            except ANY as failed:
                 sentence = f"the sink {self.kind!r} failed in write(): {type(failed).__name__}: {failed}"[:500]
                 if sentence != said:
                     said = sentence

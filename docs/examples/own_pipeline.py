@@ -16,6 +16,7 @@ import apache_beam as beam
 
 from pipelines import (
     Batch,
+    Feedback,
     FleetWindows,
     HeavyModel,
     Outgoing,
@@ -33,7 +34,7 @@ from schemas.codec import decode
 from schemas.records import Decision, Verdict
 
 TICKETS = "site.tickets"  # make it first; brokers create no topics by themselves
-INPUTS = (topics.EVENTS, topics.AGGREGATES)
+INPUTS = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES)
 
 
 class Tickets(beam.DoFn):
@@ -74,12 +75,15 @@ def build(p: beam.Pipeline, options: TidegateOptions) -> ReadFromKafka:
         return WriteToKafka(prefix + topic, servers, branch=branch)
 
     routed = p | "Read" >> source | "Split" >> Split(prefix, window)
-    judged = routed.lanes | "Heavy" >> HeavyModel(WatchSettings(servers, prefix, 60.0))
+    models = WatchSettings(servers, prefix)
+    judged = routed.lanes | "Heavy" >> HeavyModel(models)
     judged.decisions | "WriteDecisions" >> to(topics.DECISIONS.name, "decisions")
     tickets = judged.decisions | "Tickets" >> beam.ParDo(Tickets()).with_output_types(Batch)
     tickets | "WriteTickets" >> to(TICKETS, "tickets")
     fleet = routed.lanes | "Fleet" >> FleetWindows(window, source.flow)
     fleet | "WriteFleet" >> to(topics.FLEET.name)
+    thresholds = judged.evidence | "Feedback" >> Feedback(models, options.policy())
+    thresholds | "WriteThresholds" >> to(topics.THRESHOLDS.name)
     routed.failed | "WriteFailed" >> to(topics.DEAD_LETTERS.name, "failed")
     return source
 

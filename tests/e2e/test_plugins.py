@@ -16,7 +16,7 @@ from deploy.broker import Broker
 from schemas import topics
 from schemas.records import DeviceStatus, EdgeAggregate, EdgeEvent, Health, Transition
 from tests.doubles import edge_model, recording
-from tests.e2e.test_init_command import ROOT, check, everything, tidegate
+from tests.e2e.test_init_command import ROOT, check, everything
 from tests.wait import until
 
 EXAMPLE = ROOT / "docs" / "examples" / "my_plugins.py"
@@ -30,12 +30,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """What the page says up to the configuration: a site, and the example in its folder of plug-ins."""
-    folder = tmp_path / "plant1"
-    assert tidegate("init", str(folder), "--channels", "cpu,load", "--device", "plant1/host").returncode == 0
-    (folder / "plugins").mkdir()
-    (folder / "plugins" / "my_plugins.py").write_text(EXAMPLE.read_text())
-    return folder
+    """What the page says up to the configuration, word for word: a site, and the example in its folder of plug-ins."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    script = f'set -eu\ntidegate() {{ {sys.executable} -m deploy "$@"; }}\n' + blocks("sh")[0]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environ, check=True, stdout=subprocess.DEVNULL)
+    return tmp_path / "plant1"
 
 
 def test_the_configuration_of_the_page_is_valid_as_it_stands(site: Path) -> None:

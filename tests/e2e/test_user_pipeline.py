@@ -24,7 +24,7 @@ from pipelines.publish import publish, read_package
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.container import ContainerWriter
-from schemas.records import Decision, FleetWindow, Outcome
+from schemas.records import Decision, FleetWindow, Outcome, ThresholdUpdate
 from tests.doubles import records as make
 from tests.doubles.collect import Collect
 from tests.doubles.tiny_model import write_package
@@ -128,6 +128,7 @@ def test_the_example_of_the_page_runs_live_and_loses_nothing_over_a_restart(
         sys.executable, str(EXAMPLE), "--runner=PrismRunner", f"--prism_location={prism}",
         f"--kafka_bootstrap_servers={broker.bootstrap_servers}", f"--kafka_topic_prefix={catalogue}",
         f"--kafka_group_id={catalogue}tickets", "--fleet_window=1s", "--disorder=500ms", "--idle=500ms",
+        "--feedback_min_escalated=10",
     ]  # fmt: skip
     log = tmp_path / "log"
 
@@ -142,15 +143,17 @@ def test_the_example_of_the_page_runs_live_and_loses_nothing_over_a_restart(
     process = start()
     try:
         window = time.time_ns() // 1_000_000_000 * 1_000_000
-        seen.send(topics.EVENTS, make.event("pump-1", 0, value=1.5), make.event("pump-2", 0, value=5.0))
+        overridden = [make.event("pump-1", seq, value=1.5) for seq in range(12)]  # heavy score 1.5 < 2: normal
+        seen.send(topics.EVENTS, *overridden, make.event("pump-2", 0, value=5.0))
         seen.send(topics.AGGREGATES, make.aggregate("pump-1", 0, window))
-        until(lambda: len(seen.read("site.tickets")) >= 1, "a ticket", within_s=90)
+        until(lambda: len(seen.read("site.tickets")) >= 12, "tickets", within_s=90)
+        until(lambda: len(seen.read("feedback.thresholds")) >= 1, "new thresholds", within_s=60)
         until(lambda: len(seen.read("cloud.aggregates")) >= 1, "a fleet window", within_s=60)
         stop()
-        seen.send(topics.EVENTS, make.event("pump-1", 1, value=1.5))  # while nobody reads
+        seen.send(topics.EVENTS, make.event("pump-1", 12, value=1.5))  # while nobody reads
         process = start()
-        until(lambda: len(seen.read("site.tickets")) >= 2, "the second ticket", within_s=90)
-        until(lambda: len(seen.read("cloud.decisions")) >= 3, "all decisions", within_s=60)
+        until(lambda: len(seen.read("site.tickets")) >= 13, "the last ticket", within_s=90)
+        until(lambda: len(seen.read("cloud.decisions")) >= 14, "all decisions", within_s=60)
         stop()
         tickets = [json.loads(payload) for payload in seen.read("site.tickets")]
         decisions = [decode(payload, Decision) for payload in seen.read("cloud.decisions")]
@@ -162,5 +165,10 @@ def test_the_example_of_the_page_runs_live_and_loses_nothing_over_a_restart(
         process.wait()
         with Cluster(broker.bootstrap_servers) as cluster:
             cluster.delete([f"{catalogue}site.tickets"])
-    assert tickets == [{"event": f"pump-1:1:{seq}", "edge": "ANOMALY", "cloud": "NORMAL"} for seq in (0, 1)]
-    assert sorted(d.identity.event_id for d in decisions) == ["pump-1:1:0", "pump-1:1:1", "pump-2:1:0"]
+    assert tickets == [{"event": f"pump-1:1:{seq}", "edge": "ANOMALY", "cloud": "NORMAL"} for seq in range(13)]
+    assert sorted(d.identity for d in decisions if d.device_id == "pump-1") == [e.identity for e in overridden] + [
+        ("pump-1", 1, 12)
+    ]
+    assert len(decisions) == 14
+    update = decode(seen.read("feedback.thresholds")[0], ThresholdUpdate)
+    assert (update.target, update.escalate_at) == ("pump-1", pytest.approx(1.1))

@@ -202,6 +202,31 @@ def test_times_and_values_in_other_types_are_taken() -> None:
         assert (made.times.dtype, made.values.dtype) == (np.int64, np.float32)
 
 
+def test_values_that_do_not_fit_are_passed_on_to_be_counted_and_the_sensor_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wide = Block("", np.arange(2, dtype=np.int64), np.zeros((2, 3), np.float32))
+    holes = Block("", np.arange(2, dtype=np.int64), np.full((2, 2), np.nan, np.float32))
+    sensor, told = guarded(wide, wide, holes, holes, good())
+    assert [sensor.read() is not None for _ in range(5)] == [True] * 5
+    assert [r.message for r in caplog.records] == [
+        f"the sensor 'own:it' gives values {what}; such readings are left out and counted, said once"
+        for what in ("of shape [2, 3] for 2 channels", "that are not finite")
+    ]
+    assert told == []
+
+
+def test_one_that_calls_sys_exit_or_fails_in_close_ends_nothing(own: types.ModuleType, tmp_path: Path) -> None:
+    sensor, told = guarded(good())
+    sensor._sensor.read = lambda: sys.exit(3)  # type: ignore[method-assign]
+    assert sensor.read() is None
+    assert told == ["the sensor 'own:it' failed in read(): SystemExit: 3"]
+    sensor.close()
+    own.it = lambda options: sys.exit("no licence")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"the feature 'own:it' cannot be made .*SystemExit: no licence"):
+        add_feature("f", "own:it", {})
+
+
 @pytest.mark.parametrize("due", [float("nan"), float("inf"), "soon"])
 def test_a_time_that_is_none_is_a_failure_not_the_end(due: Any) -> None:
     it = Scripted()
