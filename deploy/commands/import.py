@@ -75,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", metavar="NAME", help="device of all rows; with --device-column: what stands before its names"
     )
     columns.add_argument("--device-column", metavar="COLUMN", help="column that names the device of each row")
-    columns.add_argument("--cohort", metavar="NAME", help="group of devices that share a model (the name of REC)")
+    columns.add_argument(
+        "--cohort",
+        type=_cohort,
+        metavar="NAME",
+        help="group that shares a model (the device; of several: the name of REC)",
+    )
     form = parser.add_argument_group("text files")
     form.add_argument("--separator", type=_separator, metavar="C", help="between cells; tab is written 'tab'")
     form.add_argument("--decimal", choices=(".", ","), help="mark before a fraction")
@@ -227,6 +232,12 @@ def _unit(text: str) -> tuple[str, str]:
     if not (equals and column.strip() and unit.strip()):
         raise argparse.ArgumentTypeError(f"not COLUMN=UNIT: {text!r}; write it like temp=celsius")
     return column.strip(), unit.strip()
+
+
+def _cohort(text: str) -> str:
+    if not 1 <= len(text) <= 128 or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"not a name of 1 to 128 characters: {text[:40]!r}")
+    return text
 
 
 def _separator(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +16,13 @@ import pyarrow.compute as pc
 
 from deploy.importing import times as moments
 from deploy.importing.cells import CellError, Missing, flags, floats, plain
+from deploy.importing.gathering import MAX_DEVICES, Gatherer, Rows
 from deploy.importing.layout import Layout, differences, find_layout, joined
 from deploy.importing.recording import RecordingWriter, device_id_of
 from deploy.importing.survey import ChannelSurvey, DeviceSurvey
 from deploy.importing.tables import Table, damaged, open_table
 from deploy.importing.wanted import Wanted
 from schemas.errors import ConfigError, DecodeError
-from schemas.records import Floats, Times
-
-#: Each holds rows that wait for their block.
-MAX_DEVICES = 10_000
-
-Rows = npt.NDArray[np.int64]
 
 
 class Progress(Protocol):
@@ -119,26 +114,27 @@ class _Import:
         moments.check_zone(wanted.timezone)
         if wanted.time_format:
             moments.check_format(wanted.time_format)
-        cohort = wanted.cohort or (device_id_of(out.stem) if out else wanted.device or "import")
-        self.report = Report(cohort=cohort, timezone=wanted.timezone)
+        self.ids = self._file_devices()
+        self.report = Report(cohort=wanted.cohort or self._cohort(), timezone=wanted.timezone)
         self.missing = Missing.of(wanted.missing)
         self.cells: dict[str, str] = {}  # device column's cell to device id
-        self.writer: RecordingWriter | None = None
+        self.gatherer: Gatherer | None = None
 
     def run(self) -> Report:
         sizes = [max(path.stat().st_size, 1) if path.is_file() else 1 for path in self.paths]
-        ids = self._file_devices()
         with ExitStack() as stack:
             for at, path in enumerate(self.paths):
                 table = open_table(path, self.wanted)
                 layout = self._understand(table)
-                if self.out is not None and self.writer is None:
-                    self.writer = stack.enter_context(self._open(layout, self.out, ids[0]))
-                self._read(table, layout, ids[at], lambda share, at=at: self._tell(sizes, at, share))  # type: ignore[misc]
+                if self.gatherer is None:
+                    self.gatherer = self._gatherer(layout)
+                    if self.out is not None:
+                        self.gatherer.writer = stack.enter_context(self._open(layout, self.out, self.ids[0]))
+                self._read(table, layout, self.ids[at], lambda share, at=at: self._tell(sizes, at, share))  # type: ignore[misc]
             if not self.report.rows:
                 raise DecodeError("there are no rows", files=[str(path) for path in self.paths])
-            if self.writer is not None:
-                self._finish(self.writer)
+            if self.gatherer is not None and self.gatherer.writer is not None:
+                self._finish(self.gatherer.writer)
         return self.report
 
     def _file_devices(self) -> list[str]:
@@ -157,6 +153,11 @@ class _Import:
             )
         return ids
 
+    def _cohort(self) -> str:
+        """The device, where there is one; else what stands before all of their names, or the name of the recording."""
+        one = self.ids[0] if len(set(self.ids)) == 1 else ""
+        return one or (device_id_of(self.out.stem) if self.out else "import")
+
     def _understand(self, table: Table) -> Layout:
         sample = table.sample()
         if not len(sample):
@@ -169,7 +170,7 @@ class _Import:
             raise ConfigError(wrong.problem, fix=wrong.fix, file=str(table.path), **wrong.where) from None
         first = self.report.layout
         if first is None:
-            self.report.layout, self.report.channels = layout, ChannelSurvey(len(layout.channels))
+            self.report.layout = layout
             return layout
         if unlike := differences(first, layout):
             raise ConfigError(
@@ -182,6 +183,10 @@ class _Import:
         by_name = {channel.name: channel for channel in layout.channels}
         ordered = tuple(by_name[channel.name] for channel in first.channels)
         return Layout(layout.time, ordered, layout.label, layout.device_column, layout.left_out)
+
+    def _gatherer(self, layout: Layout) -> Gatherer:
+        self.report.channels = ChannelSurvey(len(layout.channels))
+        return Gatherer(self.wanted, self.report.devices, self.report.channels)
 
     def _open(self, layout: Layout, out: Path, device_id: str) -> RecordingWriter:
         units = {channel.name: channel.unit for channel in layout.channels if channel.unit}
@@ -209,30 +214,41 @@ class _Import:
         self.progress((sum(sizes[:at]) + share * sizes[at]) / sum(sizes), self.report.rows)
 
     def _read(self, table: Table, layout: Layout, device_id: str, tell: Callable[[float], None]) -> None:
-        row, dropped = 0, self.report.dropped
+        row, dropped, file = 0, self.report.dropped, str(table.path)
+        gatherer = self.gatherer
+        assert gatherer is not None
         for batch, share in table.batches(layout.columns):
-            self._add(batch, row, table, layout, device_id)
+            rows, devices = self._rows(batch, row, table, layout, device_id)
             row += len(batch)
+            if len(devices) == 1:
+                gatherer.add(devices[0][0], rows, file)
+            else:
+                low = 0
+                for name, count in devices:
+                    gatherer.hold(name, rows.copy(low, low + count), file)
+                    low += count
+            self.report.rows += len(rows)
             tell(share)
-        self.report.files.append(
-            {"file": str(table.path), "rows": row, "dropped": self.report.dropped - dropped, **table.about}
-        )
+        gatherer.flush(file)
+        self.report.files.append({"file": file, "rows": row, "dropped": self.report.dropped - dropped, **table.about})
 
-    def _add(self, batch: Any, row: int, table: Table, layout: Layout, device_id: str) -> None:
-        """Rows of one batch; `row` of the file is its first, from 0."""
-        counted = self.report.channels
-        assert counted is not None
-        numbers = np.arange(row + 1, row + len(batch) + 1)
+    def _rows(
+        self, batch: Any, row: int, table: Table, layout: Layout, device_id: str
+    ) -> tuple[Rows, list[tuple[str, int]]]:
+        """Rows of a batch, those of one device next to each other, and how many each device has.
+
+        `row` of the file is the batch's first, from 0.
+        """
         column = ""
         try:
-            stamped = None
+            stamps = None
             if layout.time is not None:
                 column = " ".join(layout.time.columns)
                 array = joined(batch, layout.time.columns, self.missing)
-                stamped = moments.parse(array, layout.time.format, table.decimal)
-                if stamped.missing.any() and not self.wanted.drop_untimed:
+                stamps = moments.parse(array, layout.time.format, table.decimal)
+                if stamps.missing.any() and not self.wanted.drop_untimed:
                     raise CellError(
-                        int(np.argmax(stamped.missing)),
+                        int(np.argmax(stamps.missing)),
                         "a row has no time",
                         None,
                         "correct it, or leave such rows out with --drop-untimed",
@@ -247,7 +263,12 @@ class _Import:
                 labels, gone = flags(batch.column(column), self.wanted.normal)
                 self.report.labels_missing += gone
             column = layout.device_column or ""
-            groups = list(self._by_device(batch, layout, device_id))
+            rows = Rows(stamps, values, labels, np.arange(row + 1, row + len(batch) + 1))
+            kept = np.arange(len(batch)) if stamps is None else np.flatnonzero(~stamps.missing)
+            self.report.dropped += len(batch) - len(kept)
+            if layout.device_column is None:
+                return (rows if len(kept) == len(batch) else rows.take(kept)), [(device_id, len(kept))]
+            at_device, names = self._devices(batch.column(layout.device_column), device_id)
         except pa.ArrowException as cause:
             raise damaged(table.path, cause, after_row=row, column=column) from cause
         except CellError as wrong:
@@ -259,69 +280,22 @@ class _Import:
                 column=column,
                 cell=None if wrong.cell is None else str(wrong.cell)[:60],
             ) from None
-        for name, which in groups:
-            if stamped is not None and stamped.missing.any():
-                kept = ~stamped.missing[which]
-                self.report.dropped += int((~kept).sum())
-                which = np.arange(len(batch))[which][kept]
-            self._add_rows(name, stamped, which, values, labels, table, numbers)
+        order = kept[np.argsort(at_device[kept], kind="stable")]
+        counts = np.bincount(at_device[kept], minlength=len(names))
+        return rows.take(order), list(zip(names, counts.tolist(), strict=True))
 
-    def _add_rows(
-        self,
-        device_id: str,
-        stamped: moments.Moments | None,
-        which: Any,
-        values: Floats,
-        labels: npt.NDArray[np.uint8] | None,
-        table: Table,
-        numbers: Rows,
-    ) -> None:
-        counted = self.report.channels
-        assert counted is not None
-        survey = self.report.devices.get(device_id)
-        if survey is None:
-            if len(self.report.devices) >= MAX_DEVICES:
-                raise ConfigError(
-                    "too many devices",
-                    most=MAX_DEVICES,
-                    fix="is the --device-column the right one? Import the devices in parts otherwise",
-                )
-            survey = self.report.devices[device_id] = DeviceSurvey()
-        rows, numbers = values[which], numbers[which]
-        if not len(rows):
-            return
-        if stamped is None:
-            at = np.rint((survey.rows + np.arange(len(rows))) * (self.wanted.step_us or 1.0))
-            if self.wanted.start_us + at[-1] > moments.LAST_US:
-                raise ConfigError("the times made from the rate pass the year 9999", fix="correct --rate or --start")
-            times: Times = self.wanted.start_us + at.astype(np.int64)
-        else:
-            part = moments.Moments(stamped.times[which], stamped.zoned[which], stamped.missing[which])
-            last = survey.last_time if survey.rows else None
-            times, unclear = moments.to_utc(part, self.wanted.timezone, last)
-            survey.unclear += unclear
-        flagged = None if labels is None else labels[which]
-        survey.add(times, flagged, str(table.path), numbers)
-        counted.add(rows)
-        self.report.rows += len(rows)
-        if self.writer is not None:
-            self.writer.add(device_id, times, rows, flagged)
-
-    def _by_device(self, batch: Any, layout: Layout, device_id: str) -> Iterator[tuple[str, Any]]:
-        """Device ids and their rows in the batch, in the order in which they first appear."""
-        if layout.device_column is None:
-            yield device_id, slice(None)
-            return
-        array = plain(batch.column(layout.device_column))
+    def _devices(self, cells: Any, prefix: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """Which device each row is of, int64[n], and the ids of the devices in the order in which they appear."""
+        array = plain(cells)
         gone = np.asarray(pc.is_null(array, nan_is_null=True).to_numpy(zero_copy_only=False), bool)
         if gone.any():
             raise CellError(int(np.argmax(gone)), "a row has no device", None, "correct it, or use another column")
         codes = array.cast(pa.string()).dictionary_encode()
-        at = codes.indices.to_numpy(zero_copy_only=False)
-        order = np.argsort(at, kind="stable")
-        edges = np.searchsorted(at[order], np.arange(len(codes.dictionary) + 1))
-        for number, cell in enumerate(codes.dictionary.to_pylist()):
-            yield self._device(cell, device_id), order[edges[number] : edges[number + 1]]
+        ids = [self._device(cell, prefix) for cell in codes.dictionary.to_pylist()]
+        names = list(dict.fromkeys(ids))  # two spellings may be one device: its rows must stay in order
+        place = {name: at for at, name in enumerate(names)}
+        at = np.array([place[name] for name in ids], np.int64)
+        return at[codes.indices.to_numpy(zero_copy_only=False)], names
 
     def _device(self, cell: str, prefix: str) -> str:
         if cell not in self.cells:

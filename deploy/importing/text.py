@@ -9,6 +9,8 @@ from deploy.importing.importer import Report
 
 #: Devices and channels that are listed one by one.
 LISTED = 40
+#: Whole numbers up to here are the same in float32.
+EXACT = 1 << 24
 
 
 def moment(at_us: int) -> str:
@@ -91,6 +93,8 @@ def _channel(channel: dict[str, Any], rows: int) -> str:
     text += f": {channel['min']:.6g} to {channel['max']:.6g}"
     if channel["min"] == channel["max"]:
         text += ", never changes"
+    if max(abs(channel["min"]), abs(channel["max"])) > EXACT:
+        text += f", above {EXACT:,} not exact to one: values are float32"
     if channel["missing"]:
         text += f", {channel['missing']:,} of {rows:,} missing"
     if channel["infinite"]:

@@ -112,7 +112,7 @@ def test_the_header_says_what_is_in_the_recording(tmp_path: Path) -> None:
         "first_time": 1_700_000_000_000_000,
         "last_time": 1_700_000_001_000_000,
     }
-    assert header == {"device_id": "pump", "cohort": "out", "origin": "pump.csv"}
+    assert header == {"device_id": "pump", "cohort": "pump", "origin": "pump.csv"}
 
 
 def test_missing_cells_become_nan_and_are_counted(tmp_path: Path) -> None:
@@ -124,6 +124,13 @@ def test_missing_cells_become_nan_and_are_counted(tmp_path: Path) -> None:
     channels = found.report.as_json()["channels"]
     assert [channel["missing"] for channel in channels] == [3, 1]  # type: ignore[attr-defined]
     assert "a: 4 to 4, never changes, 3 of 4 missing" in "\n".join(lines(found.report))
+
+
+def test_a_counter_too_large_for_its_steps_is_pointed_out(tmp_path: Path) -> None:
+    found = imported(tmp_path, table(tmp_path, "time,a\n1700000000,16777216\n1700000001,5\n"))
+    assert "not exact" not in "\n".join(lines(found.report))
+    found = imported(tmp_path, table(tmp_path, "time,a\n1700000000,16777219\n1700000001,5\n"))
+    assert "above 16,777,216 not exact to one" in "\n".join(lines(found.report))
 
 
 def test_a_number_that_stands_for_no_value_is_one_in_every_format(tmp_path: Path) -> None:
@@ -164,6 +171,7 @@ def test_a_device_column_makes_devices_with_their_rows_in_order(tmp_path: Path) 
     for number, device in enumerate(found.times):
         assert found.values[device][:, 0].tolist() == list(range(number, 2_000, 3))
     assert found.header["devices"].strip() == "3"
+    assert found.header["cohort"] == "plant1"
     assert "device_id" not in found.header
 
 
