@@ -268,7 +268,7 @@ def _levels(
 def _lineage(devices: Sequence[Device], options: TrainingOptions, seed: int) -> dict[str, str]:
     """What the package was made of and with; no date, so that making it again gives the same bytes."""
     lineage = {f"data.{item.device_id}": " ".join(f"sha256:{file}" for file in item.files) for item in devices}
-    lineage |= {f"library.{name}": metadata.version(name) for name in ("numpy", "onnx", "scikit-learn")}
+    lineage |= {f"library.{name}": metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "scikit-learn")}
     return lineage | {
         "trainer": TRAINER,
         "seed": str(seed),

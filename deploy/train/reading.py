@@ -214,14 +214,26 @@ def batches(found: Survey, doing: str, say: Say) -> Iterator[Batch]:
         held[name], rows[name] = [], 0
         return batch
 
-    for _, block in _blocks(found.paths, doing, say):
+    for path, block in _blocks(found.paths, doing, say):
         times, values, labels, _ = _complete(block)
         name = block.device_id
+        if name not in held or given[name] + rows[name] + len(times) > found.devices[name].readings:
+            raise _changed(path)
         held[name].append((times, values, labels))
         rows[name] += len(times)
         if rows[name] >= enough:
             yield out(name)
     yield from (out(name) for name in found.devices if rows[name])
+    if any(given[name] < device.readings for name, device in found.devices.items()):
+        raise _changed(*found.paths)
+
+
+def _changed(*paths: Path) -> DecodeError:
+    return DecodeError(
+        "a recording changed while it was read",
+        file=", ".join(map(str, paths)),
+        fix="learn from a recording that is finished; stop what still writes to it, or copy it first",
+    )
 
 
 def _complete(block: SensorBlock) -> tuple[Times, Floats, Flags, Flags | None]:

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from deploy.train.evaluate import Evaluation, Judged, evaluate
+from deploy.train.evaluate import Evaluation, evaluate
 from deploy.train.learning import check_scored, check_size, check_together, learn
 from deploy.train.models import fit_edge, fit_heavy
 from deploy.train.packing import TrainingOptions, draft, finish, scorer, with_fields, write
-from deploy.train.reading import Device, survey
+from deploy.train.reading import Device, Survey, survey
 from deploy.train.remarks import alarm_sentence, doubts, false_alarms, remarks
 from deploy.train.report import TrainingReport, write_reports
 from deploy.train.scoring import Part, Scoring
 from schemas.errors import ConfigError
-from schemas.manifest import MAX_MANIFEST_BYTES, Package, load_package
+from schemas.manifest import MAX_MANIFEST_BYTES, load_package
 
 Progress = Callable[[str], None]
 
@@ -70,6 +70,7 @@ def train(
     cohort = check_together(found, cohort, one_each=not options.mixed)
     for line in remarks(found):
         note(line)
+    later = _labelled(live, next(iter(found.devices.values())).channels, progress) if live else None
     parts = {device.device_id: _part(device, options) for device in found.devices.values()}
     with threadpool_limits(1):  # sums over threads come in any order: one thread keeps the last bit
         plan = learn(found, parts, options, note, progress)
@@ -90,9 +91,10 @@ def train(
     if stated:
         note(alarm_sentence(options, rates, plan.window_us, scored))
     judged = scored.judged
-    if live:
+    if later:
         progress(f"evaluating on {len(live)} labelled recordings")
-        judged = _judge(package, live, progress)
+        whole = {name: Part(0, 0, device.readings) for name, device in later.devices.items()}
+        judged = Scoring(package).run(later, whole, 1, False, progress).judged
     evaluation = evaluate(package.manifest, judged, seed) if judged else None
     for line in doubts(evaluation, rates) if evaluation else ():
         note(line)
@@ -116,10 +118,10 @@ def _part(device: Device, options: TrainingOptions) -> Part:
     return Part(first, middle, device.readings)
 
 
-def _judge(package: Package, live: Sequence[Path], say: Progress) -> list[Judged]:
+def _labelled(live: Sequence[Path], channels: tuple[str, ...], say: Progress) -> Survey:
     found = survey(live, say)
     for item in found.devices.values():
-        if not item.labelled or item.channels != tuple(package.manifest.channels):
+        if not item.labelled or item.channels != channels:
             raise ConfigError(
                 "a recording cannot be evaluated with",
                 device=item.device_id,
@@ -127,5 +129,4 @@ def _judge(package: Package, live: Sequence[Path], say: Progress) -> list[Judged
                 channels=list(item.channels),
                 fix="it needs labels, and the channels that the model was trained on",
             )
-    parts = {name: Part(0, 0, device.readings) for name, device in found.devices.items()}
-    return Scoring(package).run(found, parts, 1, False, say).judged
+    return found

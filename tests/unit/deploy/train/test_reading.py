@@ -87,6 +87,15 @@ def test_a_damaged_recording_names_itself_and_the_place(recording: Write) -> Non
         survey([good, bad], quiet)
 
 
+@pytest.mark.parametrize("rows", [900, 1_100])
+def test_a_recording_that_changes_between_two_passes_is_noticed(recording: Write, rows: int) -> None:
+    path = recording(wave(1_000))
+    found = survey([path], quiet)
+    path.write_bytes(recording(wave(rows)).read_bytes())
+    with pytest.raises(DecodeError, match="a recording changed while it was read"):
+        list(batches(found, "reading", quiet))
+
+
 def test_a_recording_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the recording cannot be read \(file='.*gone\.avro', cause='No such file"):
         survey([tmp_path / "gone.avro"], quiet)
