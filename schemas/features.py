@@ -70,6 +70,10 @@ def extract(windows: Floats, statistics: Sequence[str]) -> Floats:
         raise ModelError("windows must be batch x readings x channels with at least one reading", shape=windows.shape)
     unknown = [name for name in statistics if name not in STATISTICS]
     if unknown:
-        raise ModelError("unknown statistics", unknown=unknown, fix=f"known are {', '.join(STATISTICS)}")
+        raise ModelError(
+            "unknown statistics",
+            unknown=unknown,
+            fix=f"known are {', '.join(STATISTICS)}; one of your own is made known first, see docs/plugins.md",
+        )
     parts = [STATISTICS[name](windows) for name in statistics]
     return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)

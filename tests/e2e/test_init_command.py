@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,19 @@ def test_a_recording_gives_devices_channels_and_scaling(tmp_path: Path) -> None:
     assert manifest["scaling"]["scale"] == pytest.approx([2**0.5, 2**0.5], rel=1e-4)
 
 
+def test_a_model_is_copied_whole_and_without_what_lies_beside_it(tmp_path: Path) -> None:
+    model = write_package(tmp_path / "tiny")
+    (model / "report.html").write_text("a report")
+    words = ["--model", str(model), "--device", "hall/a", "--device", "hall/b"]
+    assert tidegate("init", str(tmp_path / "s"), *words).returncode == 0
+    shutil.rmtree(model)
+    assert [(d["id"], d["model"], d["cohort"]) for d in check(tmp_path / "s")] == [
+        ("hall/a", "tiny", "pumps"),
+        ("hall/b", "tiny", "pumps"),
+    ]
+    assert not (tmp_path / "s" / "models" / "tiny" / "report.html").exists()
+
+
 def test_several_devices_of_a_recording_are_all_there_or_chosen(tmp_path: Path) -> None:
     other = recording.write(tmp_path / "o.avro", range(20), device_id="pump-8")
     from edge_filters.io.sensors import recorded_blocks
@@ -168,6 +182,26 @@ def test_odd_names_stay_what_they_are(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.kafka
+def test_a_site_without_any_wish_sends_from_the_first_start_on(tmp_path: Path, broker: Broker, catalogue: str) -> None:
+    words = ["--prefix", catalogue, "--bootstrap-servers", broker.bootstrap_servers]
+    assert tidegate("init", str(tmp_path / "s"), *words).returncode == 0
+    command = [sys.executable, "-m", "deploy", "edge", "run", str(tmp_path / "s" / "edge.toml")]
+    with (tmp_path / "log").open("wb") as log:
+        edge = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
+    try:
+        until(lambda: everything(broker, catalogue, topics.AGGREGATES), "an aggregate")
+        edge.send_signal(signal.SIGTERM)
+        assert edge.wait(30) == 0, (tmp_path / "log").read_text()
+    finally:
+        edge.kill()
+        edge.wait()
+    last = everything(broker, catalogue, topics.STATUS)[-1]
+    assert last.device_id == "plant1/machine-1"
+    sensed = sum(a.readings for a in everything(broker, catalogue, topics.AGGREGATES))
+    assert sensed == last.counters["readings_sensed"] > 0
 
 
 @pytest.mark.kafka

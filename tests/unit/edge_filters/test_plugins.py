@@ -16,6 +16,7 @@ from edge_filters.assemble import assemble
 from edge_filters.blocks import Block
 from edge_filters.config import EdgeConfig, read_config
 from edge_filters.plugins import DetectorScorer, PluginSensor, add_feature, load
+from pipelines.publish import read_package
 from schemas import features
 from schemas.errors import ConfigError, ModelError
 from schemas.records import EdgeEvent
@@ -286,6 +287,14 @@ def test_a_feature_of_ones_own_feeds_the_model_that_lists_it(folder: Path, own: 
     wrong = config(folder, VALID + '[features.crest]\nkind = "own:crest"\ngain = 2.0\n' + DEVICE)
     with pytest.raises(ConfigError, match="the model fails its self-test"):
         assemble(wrong, 1)
+
+
+def test_a_package_with_a_feature_is_published_by_a_program_that_makes_it_known(folder: Path) -> None:
+    with_statistic(folder, "crest")
+    with pytest.raises(ModelError, match=r"unknown statistics \(unknown=\['crest'\]\); .* see docs/plugins.md"):
+        read_package(str(folder / "model"))
+    features.add_statistic("crest", crest({}))
+    assert read_package(str(folder / "model")).manifest.edge.statistics == ["crest"]
 
 
 @pytest.mark.parametrize(
