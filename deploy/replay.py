@@ -15,6 +15,7 @@ import numpy as np
 
 from deploy.recording.compare import compare
 from deploy.recording.files import found_in
+from deploy.recording.packages import packages_in
 from deploy.recording.progress import Progress
 from deploy.recording.span import ALL, Span, blocks, cut, first_time
 from schemas import topics
@@ -50,7 +51,7 @@ def replay(inputs: Sequence[Path], settings: Settings) -> dict[str, Any]:
     folders = [path for path in inputs if is_recorded_topics(path)]
     if folders and len(inputs) > 1:
         raise ConfigError("recorded topics are replayed alone", folder=str(folders[0]), inputs=len(inputs))
-    results = [_topics(folders[0], settings)] if folders else _recordings(recordings_in(inputs), settings)
+    results = _topics(folders[0], settings) if folders else _recordings(recordings_in(inputs), settings)
     report: dict[str, Any] = {"output": str(settings.out), "models": results}
     recorded = _recorded_decisions(settings.against or (folders[0] if folders else None), bool(settings.against))
     if recorded is not None:
@@ -192,6 +193,8 @@ def decisions_in(path: Path) -> list[Decision]:
 
 
 def _recordings(recordings: Sequence[Path], settings: Settings) -> list[dict[str, Any]]:
+    if not settings.models:
+        raise ConfigError("no model is named", fix="name packages with --models; `tidegate train` makes one")
     groups = assign(recordings, settings.models)
     window_us = settings.window_us or usual_window_us(recordings[0])
     results = []
@@ -235,18 +238,27 @@ def _filter_and_decide(
     }
 
 
-def _decide(folder: Path, models: Sequence[Path], out: Path, window_us: int, settings: Settings) -> dict[str, Any]:
+def _decide(
+    folder: Path, models: Sequence[Path], out: Path, window_us: int, settings: Settings, decided: Path | None = None
+) -> dict[str, Any]:
     from pipelines.replay import replay as decide_offline
 
     with Progress("deciding with the heavy model", None, "records", quiet=settings.quiet) as progress:
-        decided = decide_offline(str(folder), [str(m) for m in models], str(out), window_us, progress=progress.advance)
+        done = decide_offline(
+            str(folder),
+            [str(m) for m in models],
+            str(out),
+            window_us,
+            progress=progress.advance,
+            decided=str(decided) if decided else None,
+        )
     decisions = decisions_in(out / f"{topics.DECISIONS.name}.avro")
     return {
         "output": str(out),
-        "written": decided["written"],
+        "written": done["written"],
         "outcomes": dict(Counter(d.outcome.value for d in decisions)),
         "verdicts": dict(Counter(d.verdict.value for d in decisions)),
-        "damaged": decided["damaged"],
+        "damaged": done["damaged"],
     }
 
 
@@ -259,17 +271,22 @@ def _first_block(recording: Path) -> SensorBlock:
 # -- recorded topics ------------------------------------------------------------------------------------------------
 
 
-def _topics(folder: Path, settings: Settings) -> dict[str, Any]:
+def _topics(folder: Path, settings: Settings) -> list[dict[str, Any]]:
     if settings.out.resolve() == folder.resolve():
         raise ConfigError(
             "the output would replace the recorded decisions", folder=str(folder), fix="name another with -o"
         )
     window_us = settings.window_us or _fleet_window_us(folder)
-    for model in settings.models:
-        manifest_of(model)  # a folder that is none is a sentence before anything is read
-    with _cut_topics(folder, settings.span) as part:
-        result = _decide(part, settings.models, settings.out, window_us, settings)
-    return result | {"model": ", ".join(map(str, settings.models)), "recordings": [str(folder)], "ledger": {}}
+    decided = _recorded_decisions(folder, asked=False)
+    with TemporaryDirectory(prefix="tidegate-models-") as temporary, _cut_topics(folder, settings.span) as part:
+        models = settings.models or packages_in(folder, Path(temporary))
+        names = [_title(manifest_of(model)) for model in models]
+        result = _decide(part, models, settings.out, window_us, settings, decided)
+    return [result | {"model": ", ".join(names), "recordings": [str(folder)], "ledger": {}}]
+
+
+def _title(manifest: Manifest) -> str:
+    return f"{manifest.name} {manifest.version}"
 
 
 def _fleet_window_us(folder: Path) -> int:

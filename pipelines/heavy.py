@@ -21,6 +21,7 @@ from pipelines.controller import Evidence, merged, of_audit, of_decisions
 from pipelines.elements import Lanes
 from pipelines.io.chunk import Batch, Outgoing
 from pipelines.io.models import FolderShelf, Shelf, WatchSettings, watcher
+from pipelines.io.recorded_models import RecordedModels, RecordedShelf, recorded_shelf
 from pipelines.metering import LatencyCounters
 from schemas.codec import encode
 from schemas.errors import ModelError
@@ -31,12 +32,15 @@ from schemas.tracing import Hop, headers_of
 log = logging.getLogger(__name__)
 EVIDENCE = "evidence"
 
-#: Where a worker finds its models: the feedback topics, or package folders for batch replay.
-ModelSource = WatchSettings | tuple[str, ...]
+#: Where a worker finds its models: the feedback topics, or package folders for batch replay, with recorded decisions
+#: where each event shall go to the version that decided it then.
+ModelSource = WatchSettings | RecordedModels | tuple[str, ...]
 
 
 def open_shelf(source: ModelSource) -> Shelf:
     """The shelf for a source. Waits until what is published was read. Raises UnavailableError or ModelError."""
+    if isinstance(source, RecordedModels):
+        return recorded_shelf(source)
     return watcher(source).wait_ready() if isinstance(source, WatchSettings) else FolderShelf(list(source))
 
 
@@ -81,7 +85,7 @@ class _Judge(beam.DoFn):
         assert self._shelf is not None
         clock = None if self._recorded_clock else wall_clock
         began_s = time.perf_counter()
-        decisions = judge_events(lanes.events, self._shelf, clock)
+        decisions = _judge_by(self._shelf, lanes.events, clock)
         evidence = of_decisions(decisions)
         evidence += judge_audits(lanes.audits, self._shelf, clock)
         if lanes.events or lanes.audits:
@@ -105,6 +109,16 @@ def _outgoing(decision: Decision) -> Outgoing:
 def wall_clock() -> int:
     """Now, microseconds."""
     return time.time_ns() // 1000  # noqa: TID251
+
+
+def _judge_by(shelf: Shelf, events: Sequence[EdgeEvent], now_us: Callable[[], int] | None) -> list[Decision]:
+    """judge_events, each event with the version that decided it where that is recorded."""
+    if not isinstance(shelf, RecordedShelf):
+        return judge_events(events, shelf, now_us)
+    out: dict[int, Decision] = {}
+    for places, one_version in shelf.split(events):
+        out |= zip(places, judge_events([events[at] for at in places], one_version, now_us), strict=True)
+    return [out[at] for at in range(len(events))]
 
 
 def judge_events(events: Sequence[EdgeEvent], shelf: Shelf, now_us: Callable[[], int] | None = None) -> list[Decision]:

@@ -11,8 +11,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.controller import ControllerPolicy
 from pipelines.graph import INPUTS, GraphConfig, Sinks, build
-from pipelines.heavy import open_shelf
+from pipelines.heavy import ModelSource, open_shelf
 from pipelines.io.files import ReadRecorded, RecordedTopics, WriteRecorded, damaged_files, file_of
+from pipelines.io.recorded_models import RecordedModels, recorded_shelf
 from pipelines.split import WindowRule
 from schemas import topics
 from schemas.errors import ConfigError
@@ -25,6 +26,7 @@ def replay(
     window_us: int,
     policy: ControllerPolicy | None = None,
     progress: Callable[[int], None] | None = None,
+    decided: str | None = None,
 ) -> dict[str, Any]:
     """Decide recorded topics again.
 
@@ -33,6 +35,8 @@ def replay(
         models: folders of model packages; their heavy models decide.
         output: folder for `<topic>.avro` of the topics that the pipeline writes.
         window_us: length of fleet windows, microseconds.
+        decided: file of recorded decisions; each event goes to the model version that decided it then, and `models`
+            may have several versions of one model. Without it each model is there once.
         progress: told how many records more were written, batch by batch.
     Returns: how many records each output holds, and a sentence per input file that is damaged.
     Raises: ConfigError: nothing is recorded there, or the output cannot be written. ModelError: a model does not work.
@@ -46,10 +50,12 @@ def replay(
             folder=folder,
             fix=f"it must hold at least one of {', '.join(file_of('', t).name for t in INPUTS)}",
         )
-    open_shelf(tuple(models))  # here a broken model is a sentence; inside of the runner it is a traceback
+    recorded_shelf.cache_clear()  # the file may be another one than when it was read last
+    source: ModelSource = RecordedModels(tuple(models), decided) if decided else tuple(models)
+    open_shelf(source)  # here a broken model is a sentence; inside of the runner it is a traceback
     damaged = damaged_files(folder, INPUTS)
     config = GraphConfig(
-        models=tuple(models),
+        models=source,
         window=WindowRule(size_us=window_us, lateness_us=0),
         policy=policy or ControllerPolicy(),
         recorded_clock=True,

@@ -13,12 +13,13 @@ EXAMPLES = """\
 examples:
   tidegate replay deploy/demo/data/machine-2-8.live.avro --models build/models/servers-v1-* -o build/replayed
   tidegate replay *.avro --models models/pumps models/fans -o out --from 10min --to 1h --format json
-  tidegate replay run1 --models models/pumps -o again     topics from `tidegate record`: decided again and compared
+  tidegate replay run1 -o again                           topics from `tidegate record all`: decided again, compared
   tidegate replay pump-7.avro --models models/pumps --kafka 127.0.0.1:9092 --speed 10x
 
 Offline, a recording keeps its own event times, thresholds stay at the package's defaults, and the same recording gives
 the same records every time; OUT holds one Avro file per topic. Recorded topics go through the pipeline's graph alone;
-where the folder holds cloud.decisions too (or --compare names one), every decision is compared with the recorded one.
+where the folder holds cloud.decisions too (or --compare names one), every decision is compared with the recorded one,
+and each event goes to the model version that decided it then, as far as that is among --models or in the recording.
 
 With --kafka the recording becomes live devices: the edge engine filters it, obeys feedback and sends into the topics.
 At a speed, event times are moved to now; at `max` they stay as recorded (--times chooses).
@@ -33,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recordings", nargs="+", type=Path, metavar="REC", help="container files of SensorBlocks, or a recorded folder"
     )
     parser.add_argument(
-        "--models", nargs="+", type=Path, required=True, metavar="DIR", help="model packages, one per cohort"
+        "--models",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="packages, one per cohort; default: as recorded",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="offline: folder to write; made if missing")
     parser.add_argument(

@@ -67,6 +67,8 @@ def replay_live(inputs: Sequence[Path], settings: LiveSettings) -> dict[str, Any
             "event times cannot be moved to now at --speed max: they would run ahead of the clock",
             fix="give a speed such as 100x, or --times recorded",
         )
+    if not settings.models:
+        raise ConfigError("no model is named", fix="name packages with --models; `tidegate train` makes one")
     known = known_epochs(settings.bootstrap_servers, settings.prefix)
     recordings = recordings_in(inputs)
     groups = assign(recordings, settings.models)

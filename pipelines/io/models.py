@@ -56,13 +56,13 @@ class FolderShelf:
     def __init__(self, folders: list[str]) -> None:
         self._scorers: dict[str, Scorer] = {}
         for folder in folders:
-            package = load_package(_reader(folder), ("heavy",))
-            name = package.manifest.name
+            scorer = read_heavy(folder)
+            name = scorer.manifest.name
             if name in self._scorers:
                 raise ModelError(
                     "two packages have the same model name", name=name, folder=folder, fix="give one of them"
                 )
-            self._scorers[name] = _scorer(package)
+            self._scorers[name] = scorer
 
     def heavy(self, model_name: str) -> Scorer | None:
         """See Shelf."""
@@ -71,6 +71,11 @@ class FolderShelf:
     def thresholds(self, target: str) -> ThresholdUpdate | None:
         """Nothing is ever in force but the package's defaults."""
         return None
+
+
+def read_heavy(folder: str) -> Scorer:
+    """The heavy model of the package in a folder. Raises ModelError: there is none, or it does not work here."""
+    return _scorer(load_package(_reader(folder), ("heavy",)))
 
 
 def _reader(folder: str) -> Callable[[str], bytes]:

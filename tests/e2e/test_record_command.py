@@ -157,6 +157,51 @@ def test_what_was_recorded_live_replays_to_the_same_decisions(
     assert json.loads(second.stdout)["ledger"]["readings_sensed"] == 20
 
 
+def test_a_model_swap_in_the_middle_replays_to_the_same_decisions_from_the_recorded_packages(
+    broker: Broker, pipeline: str, model: Path, tmp_path: Path
+) -> None:
+    servers = broker.bootstrap_servers
+    decided = f"{pipeline}{topics.DECISIONS.name}"
+    sent = 0
+    for seed, device in enumerate(("pump-1", "pump-2")):
+        if seed:
+            second = write_package(tmp_path / "second", version=2, heavy_gain=0.45)
+            publish(read_package(str(second)), servers, pipeline)
+            log = tmp_path / "pipeline.log"
+            until(lambda: "heavy model in force: tiny version 2" in log.read_text(), "the second version")  # noqa: B023
+        live = tidegate(
+            "replay", write_recording(tmp_path / f"{device}.avro", device, seed), "--models", model, "--kafka", servers,
+            "--prefix", pipeline, "--speed", "max", "--no-feedback", "--format", "json",
+        )  # fmt: skip
+        assert live.returncode == 0, live.stderr
+        sent += json.loads(live.stdout)["ledger"]["windows_escalated"]
+        expected = sent
+        until(lambda: count(broker, decided, topics.DECISIONS.partitions) >= expected, "every decision", within_s=60)  # noqa: B023
+
+    done = tidegate("record", "all", "-o", tmp_path / "run", "-b", servers, "--prefix", pipeline)
+    assert done.returncode == 0, done.stderr
+    recorded = records(tmp_path / "run" / "cloud.decisions.avro")
+    assert {(d.device_id, d.heavy_version) for d in recorded} == {("pump-1", 1), ("pump-2", 2)}
+
+    again = tidegate("replay", tmp_path / "run", "-o", tmp_path / "again", "--format", "json")
+    assert again.returncode == 0, again.stderr
+    compared = json.loads(again.stdout)["comparison"]
+    assert (compared["same"], compared["different"], compared["other_model"]) == (sent, 0, 0)
+
+    only_new = tidegate("replay", tmp_path / "run", "--models", second, "-o", tmp_path / "new", "--format", "json")
+    assert only_new.returncode == 0, only_new.stderr
+    compared = json.loads(only_new.stdout)["comparison"]
+    by_first = sum(d.heavy_version == 1 for d in recorded)
+    assert (compared["same"], compared["other_model"]) == (sent - by_first, by_first)
+
+    event_id = next(d.identity.event_id for d in recorded if d.heavy_version == 2)
+    told = tidegate("explain", event_id, "--in", tmp_path / "run", "-o", "json")
+    assert told.returncode == 0, told.stderr
+    hops = {hop["name"]: hop["at_us"] for hop in json.loads(told.stdout)["hops"]}
+    assert hops["edge_decided"] // 1000 <= hops["sent"] // 1000 + 1
+    assert hops["edge_decided"] <= hops["decided"]
+
+
 def send(broker: Broker, topic: Topic, prefix: str, values: list[bytes | None]) -> None:
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers, acks="all")
     for value in values:
