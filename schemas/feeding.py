@@ -132,10 +132,12 @@ class Call:
         self, runtime: Runtime, raw: Floats, scaled: Floats, memories: Sequence[Memory]
     ) -> tuple[Scores, list[Memory]]:
         half, batch = self.half, len(raw)
-        states = [
-            np.concatenate([memory.states[i] for memory in memories], axis=state.batch_axis or 0)
-            for i, state in enumerate(half.states)
-        ]
+        states = list(memories[0].states)
+        if batch > 1:
+            states = [
+                np.concatenate([memory.states[i] for memory in memories], axis=state.batch_axis or 0)
+                for i, state in enumerate(half.states)
+            ]
         context = half.context_readings
         if context:
             tails = np.stack([memory.context for memory in memories])
@@ -145,16 +147,18 @@ class Call:
             frames = raw[:, at : at + length], scaled[:, at : at + length]
             if context:
                 frames = tuple(np.concatenate([tails, frame], axis=1) for frame in frames)  # type: ignore[assignment]
-                tails = frames[1][:, -context:] if half.scaled else frames[0][:, -context:]
+                tails = (frames[1] if half.scaled else frames[0])[:, -context:].copy()
             scores, states = self._once(runtime, *frames, states)
             found.append(scores)
-        split = [
-            np.split(value, batch, axis=state.batch_axis) if state.batch_axis is not None else [value] * batch
-            for value, state in zip(states, half.states, strict=True)
-        ]
+        if batch == 1:
+            return _over(found, half.over_frames), [Memory(tuple(states), tails[0] if context else self._blank.context)]
+        # copies: a view of one device would keep the states of its whole batch alive
+        leads = [(slice(None),) * (state.batch_axis or 0) for state in half.states]
         after = [
-            # copies: a view of one device would keep the states of its whole batch alive
-            Memory(tuple(parts[i].copy() for parts in split), tails[i].copy() if context else self._blank.context)
+            Memory(
+                tuple(value[(*lead, slice(i, i + 1))].copy() for value, lead in zip(states, leads, strict=True)),
+                tails[i].copy() if context else self._blank.context,
+            )
             for i in range(batch)
         ]
         return _over(found, half.over_frames), after

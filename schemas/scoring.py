@@ -129,8 +129,11 @@ class Scorer:
                 for at in wave:
                     known = after.get(devices[at]) or self._memories.get(devices[at])
                     memories.append(call.blank if known is None or self._is_apart(known[0], spans, at) else known[1])
-                scores[wave], left = call(self._runtime, windows[wave], scaled[wave], memories)
-                self._check_finite(scores[wave])
+                whole = len(wave) == len(windows)
+                raw, standardised = (windows, scaled) if whole else (windows[wave], scaled[wave])
+                got, left = call(self._runtime, raw, standardised, memories)
+                self._check_finite(got)
+                scores[wave] = got
                 for at, memory in zip(wave, left, strict=True):
                     after[devices[at]] = (_UNKNOWN if spans is None else int(spans[at, 1])), memory
         except ModelError:

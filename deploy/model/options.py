@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy import output
-from deploy.model.understand import Said
 from schemas.errors import ConfigError
 from schemas.units import duration_us
+
+if TYPE_CHECKING:
+    from deploy.model.said import Said  # with pydantic behind it: not for --help
 
 #: Options of one half: name, field of Said, and what argparse is told. Each exists as --NAME and as --heavy-NAME.
 _OF_A_HALF: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -123,6 +125,8 @@ def said(args: argparse.Namespace, half: str) -> Said:
 
     Raises: ConfigError: a duration that is none.
     """
+    from deploy.model.said import Said
+
     values: dict[str, Any] = {}
     for _, field, _ in _OF_A_HALF:
         value = getattr(args, f"{half}_{field}", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,10 @@ from pydantic import ValidationError
 
 from deploy.model import recording
 from deploy.model.facts import read_facts
+from deploy.model.levels import Asked, thresholds
+from deploy.model.said import Around, Said, Understood
 from deploy.model.settle import half_of, probe, settle
-from deploy.model.understand import Around, Said, Understood, understand
+from deploy.model.understand import understand
 from edge_filters.io.onnx import OnnxRuntime
 from edge_filters.updates import MAX_EDGE_MODEL_BYTES
 from schemas.errors import ConfigError, ModelError
@@ -32,19 +33,15 @@ from schemas.manifest import (
     SelfTest,
 )
 from schemas.records import Floats
-from schemas.scoring import Scorer, Scores, Spans
+from schemas.scoring import Scorer
 
 Which = Literal["edge", "heavy"]
 HALVES: tuple[Which, Which] = ("edge", "heavy")
-#: Windows of a self-test, and how many numbers they may be: a manifest stays far below its limit.
+#: Windows of a self-test, and how many numbers they are at most where one alone is not more: so that the manifest stays
+#: far below its limit. A larger window is written with fewer digits, and there is an end to that as well.
 SELF_TEST_WINDOWS = 4
 _SELF_TEST_NUMBERS = 4_000
-#: Windows in a call while a recording is scored.
-_BATCH = 128
-#: Levels stand at least this far above the median, relative to the spread of the scores or to 1e-6.
-_LEAST_ABOVE = 0.01
-#: Significant digits of a level: probabilities may differ only in the last ones that float32 has.
-_LEVEL_DIGITS = 9
+_WINDOW_NUMBERS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +51,8 @@ class Order:
     Attributes:
         files: the edge model and the heavy model; one file is both.
         said: what the user said of each half.
-        scale_from, levels_from: recordings to read scaling and thresholds off; none: raw units, levels as given.
-        share: share of the windows of `levels_from` that the edge shall escalate; a tenth of it is raised.
-        heavy_share: the same of the heavy model's threshold.
-        levels, threshold: thresholds as numbers instead.
+        scale_from: recordings to read scaling off; none: raw units.
+        asked: where thresholds come from.
     """
 
     files: tuple[Path, ...]
@@ -68,11 +63,7 @@ class Order:
     window_readings: int | None = None
     channels: tuple[str, ...] | None = None
     scale_from: tuple[Path, ...] = ()
-    levels_from: tuple[Path, ...] = ()
-    share: float = 0.05
-    heavy_share: float = 0.02
-    levels: Levels | None = None
-    threshold: float | None = None
+    asked: Asked = field(default_factory=Asked)
 
 
 @dataclass(slots=True)
@@ -138,8 +129,8 @@ def pack(order: Order) -> Packed:
     paths = dict(zip(HALVES, (order.files[0], order.files[-1]), strict=True))
     data = {which: read_model(path) for which, path in paths.items()}
     runtimes = {which: load(paths[which], data[which]) for which in HALVES}
-    recordings = order.scale_from or order.levels_from
-    shape = recording.shape_of([*order.scale_from, *order.levels_from]) if recordings else None
+    recordings = order.scale_from or order.asked.recordings
+    shape = recording.shape_of([*order.scale_from, *order.asked.recordings]) if recordings else None
     around = Around(
         order.window_readings,
         order.channels or (shape.channels if shape else None),
@@ -205,16 +196,20 @@ def _made(
     package = Package(draft, b"", files)
     scorers = {which: Untested(package, which) for which in HALVES}
     windows = _self_test_windows(order, draft)
-    levels, bounds, threshold = _thresholds(order, draft, scorers, notes)
+    levels, bounds, threshold = thresholds(order.asked, draft, scorers, notes)
     changed: dict[str, Any] = {"levels": levels, "bounds": bounds}
     for which in HALVES:
         scorers[which].forget()
         scores = scorers[which].score(windows, [""] * len(windows))
-        test = SelfTest(windows=windows.astype(np.float64).tolist(), scores=recording.rounded(scores))
+        test = SelfTest(windows=_as_short(windows), scores=recording.rounded(scores))
         changed[which] = getattr(draft, which).model_copy(
             update={"self_test": test, "threshold": threshold if which == "heavy" else None}
         )
     package = _with(package, changed)
+    if draft.heavy.remembers and not draft.heavy.frame_readings:
+        notes.append(
+            "the heavy model starts anew with every window: a longer --window with --frame N lets it look back"
+        )
     for which in HALVES:  # as an edge and a pipeline will take it, self-test and all
         Scorer(package, which, OnnxRuntime(package.files[getattr(package.manifest, which).file]))
     return Packed(package, understood, notes)
@@ -256,16 +251,16 @@ def _problems(wrong: ValidationError) -> str:
 def _self_test_windows(order: Order, manifest: Manifest) -> Floats:
     """Windows that follow each other on one device, where there is a recording; else made-up ones in its units."""
     readings, wide = manifest.window_readings, len(manifest.channels)
-    if readings * wide > 2 * _SELF_TEST_NUMBERS:
+    if readings * wide > _WINDOW_NUMBERS:
         raise ConfigError(
             "the window is too large for a package: its self-test would not fit into the manifest",
             numbers=readings * wide,
-            max_numbers=2 * _SELF_TEST_NUMBERS,
+            max_numbers=_WINDOW_NUMBERS,
             fix="use a shorter --window, with --frame where the model looks at a part of it at a time",
         )
     count = int(np.clip(_SELF_TEST_NUMBERS // (readings * wide), 1, SELF_TEST_WINDOWS))
     found: list[Floats] = []
-    for path in (order.levels_from or order.scale_from)[:1]:
+    for path in (order.asked.recordings or order.scale_from)[:1]:
         device = None
         for device_id, window in recording.windows(path, readings, manifest.channels):
             device = device or device_id
@@ -277,112 +272,23 @@ def _self_test_windows(order: Order, manifest: Manifest) -> Floats:
         made = probe(readings, wide, count)[-count:] if count > 1 else probe(readings, wide, 2)[1:]
         raw = made * np.array(manifest.scaling.scale) + np.array(manifest.scaling.centre)
         found = list(np.asarray(raw, np.float32))
-    short = [float(f"{value:.6g}") for value in np.stack(found).ravel().tolist()]
-    return np.array(short, np.float32).reshape(len(found), readings, wide)
+    stacked = np.stack(found)
+    short = recording.rounded(stacked, 6 if stacked.size <= _SELF_TEST_NUMBERS else 3)
+    return np.array(short, np.float32).reshape(stacked.shape)
 
 
-def _thresholds(
-    order: Order, manifest: Manifest, scorers: dict[Which, Untested], notes: list[str]
-) -> tuple[Levels, Bounds, float]:
-    levels, threshold = order.levels, order.threshold
-    if order.levels_from and (levels is None or threshold is None):
-        scores = {which: np.sort(_scores(order.levels_from, manifest, scorers[which])) for which in HALVES}
-        count = len(scores["edge"])
-        if levels is None:
-            levels, bounds = levels_of(scores["edge"], order.share)
-            notes.append(
-                f"levels from {count:,} windows: {np.mean(scores['edge'] >= levels.escalate_at):.2%} of them reach "
-                f"escalate_at {levels.escalate_at:g}, {np.mean(scores['edge'] >= levels.raise_at):.2%} "
-                f"raise_at {levels.raise_at:g}"
-            )
-            if count * order.share / 10 < 1:
-                notes.append("that is few for a level that a tenth of the share reaches: record for longer")
-        else:
-            bounds = _bounds_of(levels)
-        if threshold is None:
-            (threshold,) = recording.rounded(
-                [float(np.quantile(scores["heavy"], 1 - order.heavy_share))], _LEVEL_DIGITS
-            )
-            share = np.mean(scores["heavy"] >= threshold)
-            notes.append(f"the heavy model's threshold {threshold:g} is reached by {share:.2%} of them")
-        return levels, bounds, threshold
-    if levels is None:
-        raise ConfigError(
-            "nothing says from which score on a window is conspicuous",
-            fix="--levels-from REC.avro with normal operation and --share 0.05, or --escalate-at X and --raise-at Y",
-        )
-    return levels, _bounds_of(levels), levels.raise_at if threshold is None else threshold
-
-
-def _scores(paths: Sequence[Path], manifest: Manifest, scorer: Scorer) -> Scores:
-    found = [scores for path in paths for _, _, scores in scored(path, manifest, scorer)]
-    if not found:
-        raise ConfigError(
-            "the recordings hold no whole window to read thresholds off",
-            window_readings=manifest.window_readings,
-            files=[str(path) for path in paths],
-        )
-    return np.concatenate(found)
-
-
-def scored(path: Path, manifest: Manifest, scorer: Scorer) -> Iterator[tuple[list[str], Spans, Scores]]:
-    """Devices, spans and scores of the windows of a recording, batch by batch, in its order."""
-    devices: list[str] = []
-    times: list[tuple[int, int]] = []
-    values: list[Floats] = []
-
-    def flush() -> tuple[list[str], Spans, Scores]:
-        spans = np.array(times, np.int64)
-        with np.errstate(all="ignore"):
-            out = devices[:], spans, scorer.score(np.stack(values), devices, spans)
-        for each in (devices, times, values):
-            each.clear()
-        return out
-
-    for device, window in recording.windows(path, manifest.window_readings, manifest.channels):
-        devices.append(device)
-        times.append((int(window.times[0]), int(window.times[-1])))
-        values.append(window.values)
-        if len(values) == _BATCH:
-            yield flush()
-    if values:
-        yield flush()
-
-
-def levels_of(scores: Scores, share: float) -> tuple[Levels, Bounds]:
-    """Levels as quantiles of scores of normal operation, and the envelope for feedback.
-
-    `share` of the scores reach escalate_at, a tenth of it raise_at, three times as many clear_at. All stand above the
-    median: the ordinary window never reaches them, also where most scores are the same number.
-    """
-    if not 0.0 < share < 1.0 / 3.0:
-        raise ConfigError("the share of escalated windows must lie between 0 and a third", got=share)
-    median = float(np.median(scores))
-    above = max(_LEAST_ABOVE * float(np.std(scores)), 1e-6 * max(1.0, abs(median)))
-    quantiles = np.quantile(scores, [1.0 - share, 1.0 - share / 10, 1.0 - 3 * share])
-    escalate_at, raise_at, clear_at = recording.rounded(
-        np.maximum(quantiles, median + above * np.array([1.0, 2.0, 0.5])), _LEVEL_DIGITS
-    )
-    low, high = recording.rounded([median, raise_at + (raise_at - median)], _LEVEL_DIGITS)
-    levels = Levels(
-        escalate_at=max(escalate_at, clear_at), raise_at=max(raise_at, escalate_at, clear_at), clear_at=clear_at
-    )
-    return levels, Bounds(low=min(low, levels.escalate_at), high=max(high, levels.raise_at))
-
-
-def _bounds_of(levels: Levels) -> Bounds:
-    """Feedback may move levels that were given as numbers by as much as lies between clear_at and raise_at."""
-    reach = max(levels.raise_at - levels.clear_at, 0.5 * abs(levels.raise_at), 1e-6)
-    return Bounds(low=min(levels.escalate_at, levels.clear_at), high=levels.raise_at + reach)
+def _as_short(windows: Floats) -> list[list[list[float]]]:
+    """The same float32 numbers in as few digits as tell them apart."""
+    return [[[float(str(value)) for value in row] for row in window] for window in windows]
 
 
 def _lineage(order: Order) -> dict[str, str]:
     """What the package was made of; no date, so that making it again gives the same bytes."""
     lineage = {"packed_from": ", ".join(dict.fromkeys(path.name for path in order.files))}
-    for what, paths in (("scaling", order.scale_from), ("levels", order.levels_from)):
+    for what, paths in (("scaling", order.scale_from), ("levels", order.asked.recordings)):
         lineage |= {f"{what}.{at}": f"sha256:{recording.sha256_of(path)}" for at, path in enumerate(paths)}
-    if order.levels_from:
-        lineage |= {"share": str(order.share), "heavy_share": str(order.heavy_share)}
+    if order.asked.recordings:
+        lineage |= {"share": str(order.asked.share), "heavy_share": str(order.asked.heavy_share)}
     return lineage
 
 

@@ -91,7 +91,7 @@ def svg(trial: Trial, device_id: str, trace: Trace) -> str:
         for at, (a, b) in enumerate(zip(least.tolist(), largest.tolist(), strict=True))
         for value in ([a] if a == b else [a, b])
     ]
-    out.append(f'<path d="M{"L".join(points)}" fill="none" stroke="#444" stroke-width="1"/>')
+    out.append(f'<path d="M{"L".join(points)}" fill="none" stroke="currentColor" stroke-width="1"/>')
     for (what, value), colour in zip(marks.items(), ("#e69f00", "#d62728"), strict=False):
         out.append(f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="{colour}"/>')
         out.append(f'<text x="{WIDTH - 70}" y="{y(value) - 3:.1f}">{what} {value:.4g}</text>')
@@ -99,7 +99,9 @@ def svg(trial: Trial, device_id: str, trace: Trace) -> str:
     out += [f'<circle cx="{x(at):.1f}" cy="{y(float(scores[at])):.1f}" r="2" fill="#d62728"/>' for at in hot.tolist()]
     bottom = top + SCORE
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        out.append(f'<text x="{x(share * windows):.1f}" y="{bottom + 15}">{share * windows:,.0f}</text>')
+        side = "end" if share == 1.0 else "start"
+        at = f'x="{x(share * windows):.1f}" y="{bottom + 15}" text-anchor="{side}"'
+        out.append(f"<text {at}>{'window ' if not share else ''}{share * windows:,.0f}</text>")
     return f'<svg viewBox="0 0 {WIDTH} {bottom + 22}" role="img">{"".join(out)}</svg>'
 
 

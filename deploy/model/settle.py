@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.model.understand import Understood
+from deploy.model.said import Understood
 from schemas.errors import ModelError
 from schemas.feeding import Array, Call, Runtime, Tensor
 from schemas.manifest import Half, Pick, SelfTest
@@ -67,9 +67,14 @@ def settle(runtime: Runtime, got: Understood) -> None:
         Call(half_of(blank | {"pick": Pick(reduce="max"), "batch": blank["batch"] or 1}), names)(
             watched, windows[1:2], windows[1:2], [Call(half_of(blank), names).blank]
         )
-    except ModelError:
+    except ModelError as wrong:
         if watched.last is None:
-            raise
+            raise ModelError(
+                wrong.problem,
+                **wrong.where | {"window_readings": got.window_readings, "channels": got.channels},
+                fix="does it take windows like these? --window, --layout and --context say otherwise; a `Reshape` to a "
+                "fixed size inside of the model must be exported again",
+            ) from None
     _choose(watched.last, blank, got)
     if got.open:
         return

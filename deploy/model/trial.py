@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy.model import recording
-from deploy.model.pack import Which, scored
+from deploy.model.levels import scored
+from deploy.model.pack import Which
 from edge_filters.io.onnx import OnnxRuntime
 from schemas.errors import ConfigError
 from schemas.manifest import Levels, Manifest, Package

@@ -10,71 +10,22 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import get_args
 
 from pydantic import ValidationError
 
+from deploy.model.layout import feed_of
+from deploy.model.said import Around, Said, Understood
 from schemas.errors import ConfigError, ModelError
 from schemas.feeding import ELEMENT_TYPES, Tensor
-from schemas.manifest import Constant, DType, Feed, Layout, Pick, State
+from schemas.manifest import Constant, DType, Feed, Pick, State
 
-#: Statistics of a model that is fed features, where nothing else is said.
-USUAL_STATISTICS = ("mean", "std", "min", "max")
 RESET_AFTER = "which gap between two windows makes it forget? --reset-after 1s, or a recording, which tells the rate"
 _NUMERIC = frozenset(get_args(DType))
 _REDUCTIONS = ("max", "mean", "min", "sum", "last", "error")
 _RATES = ("sr", "sample_rate", "samplerate", "sampling_rate", "fs", "rate")
 _BEFORE = frozenset({"in", "input", "i", "prev", "previous", "past", "old", "initial", "current", "0"})
 _AFTER = frozenset({"out", "output", "o", "next", "new", "present", "n", "t", "updated", "final", "1"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What the user said of one half; None and empty: nothing.
-
-    Attributes:
-        inputs: `NAME` or `NAME=channel,channel` per input that is made from the window.
-        constants: `NAME=VALUE`, the value a number or a JSON list of numbers.
-        states: `INPUT=OUTPUT`.
-        score: `OUTPUT`, or `OUTPUT:PICK` where PICK is a class or a reduction.
-        reset_after_us: gap in event time that makes a model forget, microseconds.
-        unscaled: it takes the units of the sensor.
-    """
-
-    inputs: tuple[str, ...] = ()
-    feed: Literal["window", "features"] | None = None
-    statistics: tuple[str, ...] = ()
-    layout: Layout | None = None
-    constants: tuple[str, ...] = ()
-    states: tuple[str, ...] = ()
-    score: str | None = None
-    flip: Literal["negate", "complement"] | None = None
-    context_readings: int = 0
-    frame_readings: int | None = None
-    over_frames: Literal["max", "mean", "last"] = "max"
-    reset_after_us: int | None = None
-    unscaled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What is known of the window: its readings, its channels, and how many readings come in a second."""
-
-    window_readings: int | None = None
-    channels: tuple[str, ...] | None = None
-    rate_hz: float | None = None
-
-
-@dataclass(slots=True)
-class Understood:
-    """`fields` of a schemas/manifest.Half, as far as the tensors tell. `open`: questions that must be answered."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    window_readings: int | None = None
-    channels: int | None = None
-    notes: list[str] = field(default_factory=list)
-    open: list[str] = field(default_factory=list)
 
 
 def understand(inputs: Sequence[Tensor], outputs: Sequence[Tensor], said: Said, around: Around) -> Understood:
@@ -91,6 +42,8 @@ def understand(inputs: Sequence[Tensor], outputs: Sequence[Tensor], said: Said, 
     states = _states(rest, outputs, said, got)
     rest = [t for t in rest if t.name not in {s.input for s in states}]
     feeds = _feeds(rest, said, around, got)
+    batch = _fixed_batch(feeds, rest, states, got)
+    states = [_along(state, batch) for state in states]
     output, pick = _score(outputs, {s.output for s in states}, feeds, said, got)
     got.fields = {
         "constants": constants,
@@ -100,7 +53,7 @@ def understand(inputs: Sequence[Tensor], outputs: Sequence[Tensor], said: Said, 
         "context_readings": said.context_readings,
         "frame_readings": said.frame_readings,
         "over_frames": said.over_frames,
-        "batch": _fixed_batch(feeds, rest, states, got),
+        "batch": batch,
     }
     if feeds:
         first, *also = feeds
@@ -244,6 +197,15 @@ def _state(before: Tensor, after: Tensor, got: Understood) -> State:
     return State(input=before.name, output=after.name, dtype=before.dtype, shape=dims, batch_axis=axis)  # type: ignore[arg-type]  # numeric
 
 
+def _along(state: State, batch: int | None) -> State:
+    """A state whose batch is as fixed as that of the window, at the one place where its size stands."""
+    if state.batch_axis is not None or batch in (None, 1) or state.shape.count(batch or 0) != 1:
+        return state
+    axis = state.shape.index(batch or 0)
+    shape = [1 if at == axis else size for at, size in enumerate(state.shape)]
+    return state.model_copy(update={"shape": shape, "batch_axis": axis})
+
+
 def _feeds(rest: Sequence[Tensor], said: Said, around: Around, got: Understood) -> list[Feed]:
     by_name = {tensor.name: tensor for tensor in rest}
     told = dict(text.partition("=")[::2] for text in said.inputs)
@@ -262,144 +224,13 @@ def _feeds(rest: Sequence[Tensor], said: Said, around: Around, got: Understood) 
                 "which inputs are made from the window, and from which channels? --input NAME, or --input "
                 f"NAME=channel,…, for each of {unclear}; --constant, --state for others"
             )
-            return [_feed(rest[0], (), said, got)]
+            return [feed_of(rest[0], (), said, got)]
     left = [name for name in by_name if name not in told]
     if left:
         got.open.append(f"what feeds {', '.join(left)}? --input, --constant or --state")
     if not told:
         raise ModelError("no input of the model is left to be made from the window", inputs=[t.name for t in rest])
-    return [_feed(by_name[name], tuple(filter(None, chosen.split(","))), said, got) for name, chosen in told.items()]
-
-
-def _feed(tensor: Tensor, channels: tuple[str, ...], said: Said, got: Understood) -> Feed:
-    feed: dict[str, Any] = {
-        "input": tensor.name,
-        "dtype": tensor.dtype,
-        "channels": list(channels),
-        "scaled": not said.unscaled,
-        "feed": said.feed or "window",
-    }
-    if feed["feed"] == "features":
-        return Feed(**feed, statistics=_statistics(tensor, len(channels) or got.channels, said, got))
-    shape = tensor.shape[1:]
-    if not tensor.shape or len(shape) not in (1, 2):
-        raise ModelError(
-            "an input of the model has no place for a window",
-            input=tensor.name,
-            takes=str(tensor),
-            fix="export it as [batch, readings, channels], [batch, channels, readings] or [batch, numbers]; a fourth "
-            "dimension can be added by a Reshape inside of the model",
-        )
-    wide = len(channels) or got.channels
-    long = said.frame_readings or got.window_readings
-    fed = long + said.context_readings if long else None
-    if len(shape) == 2:
-        layout, fed, wide = _of_two(tensor, shape[0], shape[1], fed, wide, said.layout, got)
-    else:
-        layout, fed, wide = _of_one(tensor, shape[0], fed, wide, said.layout, got)
-    if not channels and got.channels is None:
-        got.channels = wide
-    if fed is None:
-        got.open.append(f"how many readings are a window? {tensor.name} takes any number: --window N")
-    elif got.window_readings is None:
-        got.window_readings = fed - said.context_readings
-    return Feed(**feed, layout=layout)
-
-
-def _statistics(tensor: Tensor, wide: int | None, said: Said, got: Understood) -> list[str]:
-    statistics = list(said.statistics or USUAL_STATISTICS)
-    takes = tensor.shape[-1] if len(tensor.shape) == 2 else None
-    if len(tensor.shape) != 2:
-        raise ModelError("features are [batch, numbers]", input=tensor.name, takes=str(tensor))
-    if takes is not None and wide is not None and takes != wide * len(statistics):
-        raise ConfigError(
-            "the features do not fit the input",
-            input=tensor.name,
-            takes=str(tensor),
-            gives=f"{len(statistics)} statistics of {wide} channels: {wide * len(statistics)} numbers",
-            fix="--statistics a,b,… and --channels a,b,…",
-        )
-    if wide is None and takes is not None:
-        if takes % len(statistics):
-            raise ConfigError("the features do not fit the input", takes=str(tensor), fix="--statistics a,b,…")
-        got.channels = takes // len(statistics)
-    if got.window_readings is None:
-        got.open.append("how many readings are a window? features are made of any number: --window N")
-    return statistics
-
-
-Fit = tuple[Layout, int | None, int | None]
-
-
-def _of_two(
-    tensor: Tensor,
-    first: int | None,
-    second: int | None,
-    long: int | None,
-    wide: int | None,
-    told: Layout | None,
-    got: Understood,
-) -> Fit:
-    """Layout, readings and channels of an input [batch, first, second]."""
-    if told in ("flat", "flat-channels"):
-        raise ConfigError("a flat window is [batch, numbers]", input=tensor.name, takes=str(tensor))
-
-    def fits(readings: int | None, channels: int | None) -> bool:
-        return (readings is None or long is None or readings == long) and (
-            channels is None or wide is None or channels == wide
-        )
-
-    ways: list[Layout] = [name for name, ok in (("rows", fits(first, second)), ("channels", fits(second, first))) if ok]  # type: ignore[misc]
-    if told is not None:
-        ways = [way for way in ways if way == told]
-    if not ways:
-        raise ConfigError(
-            "the window does not fit the input",
-            input=tensor.name,
-            takes=str(tensor),
-            readings=long or "not told",
-            channels=wide or "not told",
-            fix="--window N, --channels a,b,… and --layout rows or channels",
-        )
-    layout = ways[0]
-    if len(ways) == 2:
-        if long is None and wide is None and first is not None and second is None:
-            layout = "channels"  # a fixed number of channels, and any number of readings
-        got.notes.append(
-            f"{tensor.name} is read as [batch, {'readings, channels' if layout == 'rows' else 'channels, readings'}]; "
-            "--layout says otherwise"
-        )
-    readings, channels = (first, second) if layout == "rows" else (second, first)
-    return layout, long if readings is None else readings, wide if channels is None else channels
-
-
-def _of_one(
-    tensor: Tensor, numbers: int | None, long: int | None, wide: int | None, told: Layout | None, got: Understood
-) -> Fit:
-    """Layout, readings and channels of an input [batch, numbers]."""
-    if told in ("rows", "channels"):
-        raise ConfigError(f"layout {told} needs [batch, …, …]", input=tensor.name, takes=str(tensor))
-    layout: Layout = told or "flat"
-    if numbers is None:
-        return layout, long, wide
-    if wide is None and long is None:
-        got.notes.append(f"{tensor.name} takes {numbers} numbers: read as {numbers} readings of one channel")
-        wide = 1
-    if wide is None:
-        wide = numbers // (long or 1)
-    if long is None:
-        long = max(1, numbers // wide)
-    if long * wide != numbers:
-        raise ConfigError(
-            "the window does not fit the input",
-            input=tensor.name,
-            takes=str(tensor),
-            gives=f"{long} readings of {wide} channel(s): {long * wide} numbers",
-            fix="--window N and --channels a,b,…; --feed features where it takes statistics of the window",
-        )
-    if wide > 1 and long > 1 and told is None:
-        got.notes.append(f"{tensor.name} is read as reading after reading; --layout flat-channels is the other way")
-    return layout, long, wide
+    return [feed_of(by_name[name], tuple(filter(None, chosen.split(","))), said, got) for name, chosen in told.items()]
 
 
 def _fixed_batch(feeds: Sequence[Feed], rest: Sequence[Tensor], states: Sequence[State], got: Understood) -> int | None:

@@ -12,12 +12,14 @@ from deploy import output
 from deploy.model import recording
 from deploy.model.card import card, feed_line, score_line
 from deploy.model.facts import Facts, read_facts
+from deploy.model.levels import Asked
 from deploy.model.options import names, said
 from deploy.model.pack import HALVES, Order, Packed, Which, load, pack, read_model, write
 from deploy.model.plot import page
+from deploy.model.said import Around, Understood
 from deploy.model.settle import half_of, settle
 from deploy.model.trial import Trial, attempt
-from deploy.model.understand import RESET_AFTER, Around, Understood, understand
+from deploy.model.understand import RESET_AFTER, understand
 from schemas.errors import ConfigError, ModelError, exit_code
 from schemas.feeding import Tensor
 from schemas.manifest import Levels, Package, load_package
@@ -126,11 +128,13 @@ def _order(args: argparse.Namespace, files: tuple[Path, ...], name: str, levels_
         window_readings=args.window,
         channels=names(args.channels) or None,
         scale_from=tuple(args.scale_from),
-        levels_from=tuple(levels_from or args.scale_from),
-        share=args.share,
-        heavy_share=args.heavy_share,
-        levels=_levels(args),
-        threshold=args.threshold,
+        asked=Asked(
+            levels=_levels(args),
+            threshold=args.threshold,
+            recordings=tuple(levels_from or args.scale_from),
+            share=args.share,
+            heavy_share=args.heavy_share,
+        ),
     )
 
 
@@ -199,7 +203,7 @@ def _try(args: argparse.Namespace) -> int:
         given = args.levels_from or args.scale_from or args.escalate_at is not None
         levels_from = args.levels_from or ([] if given else args.recordings)
         order = _order(args, (args.model,), args.model.stem[:64] or "model", levels_from)
-        if order.channels is None and not order.scale_from and not order.levels_from:
+        if order.channels is None and not order.scale_from and not order.asked.recordings:
             order = dataclasses.replace(order, channels=recording.shape_of(args.recordings).channels)
         package = pack(order).package
     trial = attempt(package, which, args.recordings)

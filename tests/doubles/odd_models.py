@@ -116,14 +116,14 @@ def half_of_it(readings: int = 4, channels: int = 2) -> bytes:
     )
 
 
-def one_at_a_time(readings: int = 4) -> bytes:
-    """Says that its batch is free, and is not: a Reshape inside holds it to 1."""
-    constants = [helper.make_tensor("one", INT64, [2], [1, readings])]
+def one_at_a_time(readings: int | None = 4) -> bytes:
+    """Says that its batch is free, and is not: a Reshape inside holds it to 1, and readings to 4."""
+    constants = [helper.make_tensor("one", INT64, [2], [1, 4])]
     nodes = [
         helper.make_node("Reshape", ["x", "one"], ["row"]),
         helper.make_node("ReduceMean", ["row"], ["score"], axes=[1], keepdims=1),
     ]
-    return model(nodes, [("x", FLOAT, ["b", readings])], [("score", FLOAT, ["b", 1])], constants)
+    return model(nodes, [("x", FLOAT, ["b", readings or "r"])], [("score", FLOAT, ["b", 1])], constants)
 
 
 def takes_strings() -> bytes:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.model.pack import HALVES, Order, levels_of, pack, write
+from deploy.model.levels import Asked, levels_of
+from deploy.model.pack import HALVES, Order, pack, write
 from deploy.model.recording import scaling_from, shape_of, windows
-from deploy.model.understand import Said
+from deploy.model.said import Said
 from edge_filters.assemble import build_scorer
 from schemas.errors import ConfigError, DecodeError, ModelError, TidegateError
 from schemas.manifest import Levels, load_package
@@ -26,8 +27,9 @@ def order(tmp_path: Path, *models: bytes, said: dict[str, Any] | None = None, **
         files.append(tmp_path / f"given-{at}.onnx")
         files[-1].write_bytes(data)
     told = dict.fromkeys(HALVES, Said(**(said or {})))
-    given: dict[str, Any] = {"name": "odd", "levels": LEVELS, "threshold": 5.0} | changes
-    return Order(files=tuple(files), said=told, **given)
+    given: dict[str, Any] = {"levels": LEVELS, "threshold": 5.0} | changes
+    asked = {key: given.pop(key) for key in Asked.__dataclass_fields__ if key in given}
+    return Order(name="odd", files=tuple(files), said=told, asked=Asked(**asked), **given)
 
 
 def test_one_model_is_both_halves_and_one_file(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_two_models_are_two_files_and_what_is_written_is_what_an_edge_takes(tmp_
 def test_packing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     rec = recording.write(tmp_path / "rec.avro", np.sin(np.arange(200)).tolist())
     made = [
-        pack(order(tmp_path, odd_models.mean_of(["b", 4, 2]), levels=None, scale_from=(rec,), levels_from=(rec,)))
+        pack(order(tmp_path, odd_models.mean_of(["b", 4, 2]), levels=None, scale_from=(rec,), recordings=(rec,)))
         for _ in range(2)
     ]
     assert made[0].package.manifest_bytes == made[1].package.manifest_bytes
@@ -68,7 +70,7 @@ def test_scaling_and_thresholds_come_from_recordings_at_the_stated_share(tmp_pat
             levels=None,
             threshold=None,
             scale_from=(rec,),
-            levels_from=(rec,),
+            recordings=(rec,),
             share=0.1,
         )
     )
@@ -87,11 +89,24 @@ def test_scaling_and_thresholds_come_from_recordings_at_the_stated_share(tmp_pat
 
 def test_the_self_test_of_a_model_with_state_holds_the_state_against_what_was_released(tmp_path: Path) -> None:
     rec = recording.write(tmp_path / "rec.avro", list(range(40)), channels=("a",))
-    packed = pack(order(tmp_path, odd_models.running_sum(), levels_from=(rec,), levels=None))
+    packed = pack(order(tmp_path, odd_models.running_sum(), recordings=(rec,), levels=None))
     test = packed.package.manifest.edge.self_test
     assert test.scores == [6.0, 28.0, 66.0, 120.0]  # 0+1+2+3, and so on: each goes on from the one before
     assert packed.package.manifest.heavy.self_test.scores == [6.0, 22.0, 38.0, 54.0]
     assert packed.package.manifest.edge.reset_after_us == 5_000_000
+
+
+@pytest.mark.parametrize("batch", ["b", 1, 3])
+def test_state_is_carried_whatever_the_batch(tmp_path: Path, batch: Any) -> None:
+    data = odd_models.running_sum(batch=batch)
+    found = scorer(pack(order(tmp_path, data, said={"reset_after_us": 10})).package)
+    ones = np.ones((5, 4, 1), np.float32)
+    assert found.score(ones, ["a", "b", "a", "c", "a"]).tolist() == [4.0, 4.0, 8.0, 4.0, 12.0]
+
+
+def test_a_model_that_fails_on_the_window_says_what_to_look_at(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model failed .*window_readings=5.*--window, --layout and --context"):
+        pack(order(tmp_path, odd_models.one_at_a_time(None), window_readings=5))
 
 
 def test_a_batch_that_is_only_said_to_be_free_is_found_out(tmp_path: Path) -> None:
@@ -159,10 +174,10 @@ def test_recordings_that_do_not_fit_are_refused_with_their_name(tmp_path: Path) 
         pack(order(tmp_path, model, scale_from=(tmp_path / "nowhere.avro",)))
     short = recording.write(tmp_path / "short.avro", [1.0] * 3)
     with pytest.raises(ConfigError, match=r"no whole window .*short\.avro"):
-        pack(order(tmp_path, model, levels=None, levels_from=(short,)))
+        pack(order(tmp_path, model, levels=None, recordings=(short,)))
     (tmp_path / "torn.avro").write_bytes(one.read_bytes()[:-20])
     with pytest.raises(DecodeError, match=r"torn\.avro"):
-        pack(order(tmp_path, model, levels=None, levels_from=(tmp_path / "torn.avro",)))
+        pack(order(tmp_path, model, levels=None, recordings=(tmp_path / "torn.avro",)))
 
 
 def test_a_window_too_large_for_a_manifest_says_what_to_do(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deploy.model.understand import Around, Said, Understood, understand
+from deploy.model.said import Around, Said, Understood
+from deploy.model.understand import understand
 from schemas.errors import ConfigError, ModelError
 from schemas.feeding import Tensor
 
