@@ -57,6 +57,7 @@ class ArrayTable:
     def __init__(self, path: Path, wanted: Wanted) -> None:
         """Raises ValueError, OSError: it is neither. DecodeError: its arrays make no table."""
         self.path = path
+        self.units: dict[str, str] = {}
         self._parts: list[tuple[str | None, _Shape, list[str]]] = []  # member, shape, columns
         try:
             if path.suffix.lower() == ".npz":

@@ -31,7 +31,10 @@ _NAMES = {"\t": "tab", " ": "blank"}
 
 @dataclass(frozen=True, slots=True)
 class CsvForm:
-    """How a text file is written. `skip`: lines before the header, or before the first row."""
+    """How a text file is written. `skip`: lines before the header, or before the first row.
+
+    `units`: of each column, where a line of them follows the header; empty where none does.
+    """
 
     encoding: str
     separator: str
@@ -39,6 +42,7 @@ class CsvForm:
     skip: int
     header: bool
     columns: tuple[str, ...]
+    units: tuple[str, ...] = ()
 
 
 def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
@@ -50,17 +54,20 @@ def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
     skip = wanted.skip_lines
     if skip is None:
         skip = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0)
+    stated = re.fullmatch(r"sep=(.)", lines[skip].strip(), re.IGNORECASE) if skip < len(lines) else None
+    skip += stated is not None  # Excel's own way to say it
     lines = [line for line in lines[skip:] if line.strip()][:200]
     if not lines:
         raise DecodeError("the file is empty", fix="it needs a header and rows")
-    separator = wanted.separator or _separator(lines)
+    separator = wanted.separator or (stated[1] if stated else _separator(lines))
     rows = list(csv.reader(lines, delimiter=separator))
-    header = _is_header(rows[0]) if wanted.header is None else wanted.header
+    header = _is_header(rows) if wanted.header is None else wanted.header
+    units = _units(rows) if header else ()
     decimal = wanted.decimal or _decimal(rows[1:] or rows, separator)
     names = [cell.strip() for cell in rows[0]] if header else [f"c{at:02d}" for at in range(len(rows[0]))]
     if len(names) > MAX_COLUMNS:
         raise DecodeError("the file has too many columns", columns=len(names), most=MAX_COLUMNS)
-    return CsvForm(encoding, separator, decimal, skip, header, tuple(unique(names)))
+    return CsvForm(encoding, separator, decimal, skip, header, tuple(unique(names)), units)
 
 
 def _decode(head: bytes) -> tuple[str, str]:
@@ -85,11 +92,29 @@ def _separator(lines: Sequence[str]) -> str:
     return ","
 
 
-def _is_header(cells: Sequence[str]) -> bool:
-    filled = [cell.strip() for cell in cells if cell.strip()]
-    return bool(filled) and not any(
-        NUMBER.fullmatch(cell) or _COMMA.fullmatch(cell) or _DATE.fullmatch(cell) or cell in MISSING for cell in filled
+def _is_value(cell: str) -> bool:
+    return any(pattern.fullmatch(cell) for pattern in (NUMBER, _COMMA, _DATE))
+
+
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """A first line without values; or one that has a word where the next ones have a value."""
+    first = [cell.strip() for cell in rows[0]]
+    words = {at for at, cell in enumerate(first) if cell and not _is_value(cell) and cell not in MISSING}
+    if words and not any(_is_value(cell) or (cell and cell in MISSING) for cell in first):
+        return True
+    return any(at in words and _is_value(cell.strip()) for row in rows[1:20] for at, cell in enumerate(row))
+
+
+def _units(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The second line, where it has short words above columns of values."""
+    if len(rows) < 3 or len(rows[1]) != len(rows[0]):
+        return ()
+    second, third = ([cell.strip() for cell in row] for row in rows[1:3])
+    above = [word for word, cell in zip(second, third, strict=False) if _is_value(cell)]
+    unlikely = any(_is_value(word) or len(word) > 12 for word in second) or not any(
+        word and word not in MISSING for word in above
     )
+    return () if unlikely else tuple(word.strip("[]()") for word in second)
 
 
 def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
@@ -118,6 +143,7 @@ class CsvTable:
         except (TypeError, UnicodeError) as cause:
             raise ConfigError(f"the text cannot be taken apart: {cause}", file=str(path)) from None
         self.columns, self.decimal = self.form.columns, self.form.decimal
+        self.units = {name: unit for name, unit in zip(self.columns, self.form.units, strict=False) if unit}
         self.about: dict[str, object] = {
             "format": "csv",
             "separator": _NAMES.get(self.form.separator, self.form.separator),
@@ -125,6 +151,7 @@ class CsvTable:
             "encoding": {"utf8": "utf-8"}.get(self.form.encoding, self.form.encoding),
             "header": self.form.header,
             "skipped_lines": self.form.skip,
+            "units_line": bool(self.form.units),
         }
 
     def sample(self) -> Any:
@@ -160,7 +187,7 @@ class CsvTable:
         stream: Any = pa.PythonFile(file, mode="r")
         if packed:
             stream = pa.CompressedInputStream(stream, packed)
-        skip = self.form.skip + self.form.header
+        skip = self.form.skip + self.form.header + bool(self.form.units)
         reader = arrow_csv.open_csv(
             stream,
             read_options=arrow_csv.ReadOptions(

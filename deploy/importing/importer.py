@@ -163,7 +163,7 @@ class _Import:
         if not len(sample):
             raise DecodeError("the file has no rows", file=str(table.path), fix="leave it out")
         try:
-            layout = find_layout(sample, table.columns, table.decimal, self.wanted)
+            layout = find_layout(sample, table.columns, table.decimal, self.wanted, table.units)
         except pa.ArrowException as cause:
             raise damaged(table.path, cause) from cause
         except ConfigError as wrong:

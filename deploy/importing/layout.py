@@ -30,7 +30,7 @@ _LABEL_WORDS = """
     label labels is_anomaly anomaly anomalous anomalies is_outlier outlier changepoint change_point is_attack attack
     ground_truth is_fault
 """
-_INDEX_NAMES = re.compile(r"column1|index|idx|row|row_?(id|number|nr)|unnamed: 0", re.IGNORECASE)
+_INDEX_NAMES = re.compile(r"column1|index|idx|row|row_?(id|number|nr)|unnamed: 0|__index_level_0__", re.IGNORECASE)
 _BRACKETS = re.compile(r"(.*\S)\s*(?:\[([^\[\]]{1,40})\]|\(([^()]{1,40})\))\s*")
 #: In round brackets a name may also have something else: CO(GT) has no unit of that name.
 _UNIT_WORDS = """
@@ -113,9 +113,12 @@ def joined(batch: Any, columns: Sequence[str], missing: Missing) -> Any:
 class _Finder:
     """One table's sample and what the user wants."""
 
-    def __init__(self, sample: Any, columns: Sequence[str], decimal: str, wanted: Wanted) -> None:
+    def __init__(
+        self, sample: Any, columns: Sequence[str], decimal: str, wanted: Wanted, units: Mapping[str, str]
+    ) -> None:
         self.sample, self.columns, self.decimal, self.wanted = sample, list(columns), decimal, wanted
         self.missing = Missing.of(wanted.missing)
+        self.units = units
         self.left_out: dict[str, str] = {}
 
     def layout(self) -> Layout:
@@ -272,7 +275,7 @@ class _Finder:
                 self.left_out[name] = "--exclude"
             elif name not in self.left_out and (chosen or self._is_input(name)):
                 clean, unit = split_unit(name)
-                found.append(Channel(" ".join(clean.split()), name, units.get(name, unit)))
+                found.append(Channel(" ".join(clean.split()), name, units.get(name, unit or self.units.get(name))))
         names = [channel.name for channel in found]
         if len(set(names)) < len(names):  # a [V] and a [A]: they are told apart by their units
             found = [Channel(" ".join(c.column.split()), c.column, c.unit) for c in found]
@@ -314,7 +317,9 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern) or fnmatchcase(split_unit(name)[0], pattern)
 
 
-def find_layout(sample: Any, columns: Sequence[str], decimal: str, wanted: Wanted) -> Layout:
+def find_layout(
+    sample: Any, columns: Sequence[str], decimal: str, wanted: Wanted, units: Mapping[str, str] | None = None
+) -> Layout:
     """What the columns mean.
 
     Args:
@@ -322,11 +327,12 @@ def find_layout(sample: Any, columns: Sequence[str], decimal: str, wanted: Wante
         columns: their names.
         decimal: mark before the fraction of a number.
         wanted: what the user said.
+        units: of columns, where they stand apart from the names.
 
     Raises:
         ConfigError: a named column is missing, no times are found or two readings of them are possible, no inputs.
     """
-    return _Finder(sample, columns, decimal, wanted).layout()
+    return _Finder(sample, columns, decimal, wanted, units or {}).layout()
 
 
 def differences(first: Layout, then: Layout) -> Mapping[str, object]:

@@ -22,6 +22,7 @@ class ParquetTable:
     def __init__(self, path: Path, wanted: Wanted) -> None:
         """Raises ArrowException: it is no Parquet file. DecodeError: no column can be read."""
         self.path = path
+        self.units: dict[str, str] = {}
         with pq.ParquetFile(path) as file:
             schema, self._rows = file.schema_arrow, file.metadata.num_rows
         flat = [field.name for field in schema if not pa.types.is_nested(field.type)]

@@ -23,6 +23,7 @@ class Table(Protocol):
 
     path: Path
     about: dict[str, object]
+    units: dict[str, str]  # column to unit, where the file says so apart from the names
 
     @property
     def columns(self) -> Sequence[str]:

@@ -82,6 +82,7 @@ def _form(file: dict[str, Any]) -> str:
         return str(file["format"])
     parts = [f"separator {file['separator']!r}", f"decimal {file['decimal']!r}", str(file["encoding"])]
     parts += [] if file["header"] else ["no header"]
+    parts += ["a line of units"] if file["units_line"] else []
     parts += [f"{file['skipped_lines']} lines skipped"] if file["skipped_lines"] else []
     return "csv, " + ", ".join(parts)
 

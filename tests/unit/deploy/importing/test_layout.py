@@ -65,11 +65,26 @@ def test_separator_and_decimal_mark_are_found(text: str, separator: str, decimal
         ("\n\ntime,a\n1,2\n", True, ("time", "a"), 2),
         ("a,a,\n1,2,3\n", True, ("a", "a.2", "column3"), 0),
         ("\ufefftime,a\n1,2\n", True, ("time", "a"), 0),
+        ("sep=;\ntime;a\n1;2\n", True, ("time", "a"), 1),
+        ("timestamp,0,1\n2024-01-01,5,6\n", True, ("timestamp", "0", "1"), 0),
+        ("2024-01-01,run,5\n2024-01-02,run,6\n", False, ("c00", "c01", "c02"), 0),
     ],
 )
 def test_the_header_is_found(text: str, header: bool, columns: tuple[str, ...], skip: int) -> None:
     found = form(text)
     assert (found.header, found.columns, found.skip) == (header, columns, skip)
+
+
+def test_a_line_of_units_under_the_header_is_no_row(tmp_path: Path) -> None:
+    text = "time;temp;p;state\ns;[°C];bar;\n1700000000;20,5;1,2;run\n1700000001;20,6;1,3;run\n"
+    found = imported(tmp_path, table(tmp_path, text), units={"p": "hPa"})
+    assert found.values["pump"].tolist() == np.array([[20.5, 1.2], [20.6, 1.3]], np.float32).tolist()
+    assert found.header["units"] == '{"p": "hPa", "temp": "°C"}'
+
+
+def test_a_row_of_missing_values_is_no_line_of_units() -> None:
+    assert form("time,a\nNA,NA\n1700000000,2\n").units == ()
+    assert form("state,a\nrun,1\nrun,2\n").units == ()
 
 
 def test_what_the_user_says_about_a_text_file_goes_first() -> None:
