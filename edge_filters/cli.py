@@ -99,8 +99,7 @@ def _run(args: argparse.Namespace) -> int:
         return _check(config, args)
     from edge_filters.run import run_edge
 
-    secrets = (str(value) for name, value in config.kafka.settings.items() if "password" in name)
-    _log_to_stderr(config.edge.id, args.verbose, args.log_format, secrets)
+    _log_to_stderr(config.edge.id, args.verbose, args.log_format, logs.passwords(config.kafka.settings))
     sys.setswitchinterval(0.0005)  # the client's threads must not keep a decision waiting
     gc.set_threshold(20_000, 20, 20)
     stop = SignalledEvent()

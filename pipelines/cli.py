@@ -113,13 +113,17 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 def _run(command: str, argv: list[str]) -> int:
     from apache_beam.options.pipeline_options import StandardOptions
 
-    from pipelines.options import check, help_text
+    from pipelines.options import TidegateOptions, check, help_text
 
     sys.argv[0] = f"python -m pipelines {command}"  # Beam's parsers name the program in their usage errors by it
     if {"-h", "--help"} & set(argv):
         print(f"{RUN_EXAMPLES}\n{help_text(command)}")
         return 0
-    runner = check(argv).view_as(StandardOptions).runner.lower()
+    options = check(argv)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, logs.Redacting):
+            handler.formatter.keep(logs.passwords(options.view_as(TidegateOptions).client()))
+    runner = options.view_as(StandardOptions).runner.lower()
     if command == "run" and runner.endswith(("prism", "prismrunner")):
         from pipelines.supervisor import supervise
 

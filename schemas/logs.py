@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +50,13 @@ class Redacting(logging.Formatter):
 
     def __init__(self, text: str, datefmt: str | None = None, secrets: Iterable[str] = ()) -> None:
         super().__init__(text, datefmt)
-        self._secrets = sorted({s for s in secrets if len(s) >= _SHORTEST}, key=len, reverse=True)
+        self._secrets: list[str] = []
+        self.keep(secrets)
+
+    def keep(self, secrets: Iterable[str]) -> None:
+        """Hide these too, from now on."""
+        known = {*self._secrets, *(secret for secret in secrets if len(secret) >= _SHORTEST)}
+        self._secrets = sorted(known, key=len, reverse=True)
 
     def hide(self, text: str) -> str:
         """A text with each secret replaced."""
@@ -84,6 +90,15 @@ class JsonLines(Redacting):
         if record.exc_info:
             line["exception"] = self.hide(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
+
+
+def passwords(settings: Mapping[str, Any]) -> list[str]:
+    """Values of a Kafka client's settings that nobody shall read.
+
+    >>> passwords({"sasl_plain_username": "edge", "sasl_plain_password": "hunter2"})
+    ['hunter2']
+    """
+    return [str(value) for name, value in settings.items() if "password" in name]
 
 
 def formatter(kind: str, process: str, text: str, datefmt: str | None = None, secrets: Iterable[str] = ()) -> Redacting:

@@ -84,3 +84,9 @@ def test_both_spellings_are_one_option() -> None:
     logs.add_argument(parser)
     assert parser.parse_args(["--log_format", "json"]).log_format == "json"
     assert parser.parse_args(["--log-format", "json"]).log_format == "json"
+
+
+def test_a_secret_that_is_learnt_later_is_hidden_from_then_on() -> None:
+    formatter = logs.formatter("json", "pipeline", "", secrets=["first-one"])
+    formatter.keep(logs.passwords({"ssl_password": "second-one", "ssl_cafile": "/ca.pem"}))
+    assert line(formatter, record("first-one second-one /ca.pem"))["body"] == "*** *** /ca.pem"
