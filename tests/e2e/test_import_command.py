@@ -108,6 +108,31 @@ def test_an_edge_replays_what_was_imported(tmp_path: Path) -> None:
     assert np.concatenate(seen)[:, 1].tolist() == [n * 2 for n in range(600)]
 
 
+def test_labels_of_a_table_are_what_the_trainer_evaluates_with_and_the_replay_decides_its_rows(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    at = np.arange(6_000)
+    temp = 20 + np.sin(at / 7) + random.normal(0, 0.1, len(at))
+    flow = 3 + np.cos(at / 7) + random.normal(0, 0.1, len(at))
+    fault = np.zeros(len(at), int)
+    for first in (4_700, 5_100, 5_500):
+        temp[first : first + 60] += 4
+        fault[first : first + 60] = 1
+    with (tmp_path / "pump.csv").open("w") as file:
+        file.write("time,temp [°C],flow,fault\n")
+        for row in zip(at.tolist(), temp.tolist(), flow.tolist(), fault.tolist(), strict=True):
+            file.write(f"{1_700_000_000 + row[0]},{row[1]:.4f},{row[2]:.4f},{row[3]}\n")
+    tidegate(tmp_path, "import", "pump.csv", "--label", "fault", "-o", "pump.avro")
+    tidegate(tmp_path, "train", "pump.avro", "-o", "models/pump", "--quiet")
+    manifest = json.loads((tmp_path / "models" / "pump" / "manifest.json").read_text())
+    assert (manifest["channels"], manifest["cohort"]) == (["temp", "flow"], "pump")
+    device = json.loads((tmp_path / "models" / "pump" / "evaluation.json").read_text())["devices"]["pump"]
+    assert device["anomalous"] > 0
+    assert device["edge_auc"] > 0.9
+    done = tidegate(tmp_path, "replay", "pump.avro", "--models", "models/pump", "-o", "replayed", "--format", "json")
+    (result,) = json.loads(done.stdout)["models"]
+    assert result["ledger"]["readings_sensed"] == len(at)
+
+
 def test_without_a_place_for_the_recording_it_asks_for_one(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,v\n1700000000,1\n")
     done = tidegate(tmp_path, "import", "a.csv", check=False)
