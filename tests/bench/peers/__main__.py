@@ -66,12 +66,10 @@ def run_peer(peer: str, servers: str, prefix: str, loaded: Loaded, folder: Path,
         "--events", topics.EVENTS.named(prefix), "--decisions", out, "--windows", windows,
         "--model", str(folder / "mlp" / "mlp.onnx"), "--folder", str(folder / name), "--group", name,
     ]  # fmt: skip
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     log = folder / f"{name}.log"
     with log.open("wb") as stream:
-        job = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}, stdout=stream, stderr=stream,
-            preexec_fn=pinned(core),
-        )  # fmt: skip
+        job = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=stream, stderr=stream, preexec_fn=pinned(core))
     try:
 
         def alive() -> None:
@@ -111,10 +109,10 @@ def run_peer(peer: str, servers: str, prefix: str, loaded: Loaded, folder: Path,
 
 
 def _settled(closed: Topic) -> int:
-    """How many windows there are once no more have come for two seconds; 30 s at most."""
+    """How many windows there are once no more have come for four seconds; 30 s at most."""
     count, since_s = closed.grown(), time.monotonic()
     end_s = since_s + 30
-    while time.monotonic() - since_s < 2 and time.monotonic() < end_s:
+    while time.monotonic() - since_s < 4 and time.monotonic() < end_s:
         time.sleep(0.2)
         if (now := closed.grown()) != count:
             count, since_s = now, time.monotonic()

@@ -50,8 +50,9 @@ def main() -> None:
         topic=args.decisions,
         add_config=acked,
     )
+    # Its watermark moves on with the clock on the wall: without some patience, a slow moment makes records late.
     clock = win.EventClock(
-        lambda item: datetime.fromtimestamp(item[0] / 1e6, UTC), wait_for_system_duration=timedelta(0)
+        lambda item: datetime.fromtimestamp(item[0] / 1e6, UTC), wait_for_system_duration=timedelta(seconds=2)
     )
     windows = win.fold_window(
         "windows",
