@@ -51,9 +51,9 @@ def replay(inputs: Sequence[Path], settings: Settings) -> dict[str, Any]:
     folders = [path for path in inputs if is_recorded_topics(path)]
     if folders and len(inputs) > 1:
         raise ConfigError("recorded topics are replayed alone", folder=str(folders[0]), inputs=len(inputs))
+    recorded = _recorded_decisions(settings.against or (folders[0] if folders else None), bool(settings.against))
     results = _topics(folders[0], settings) if folders else _recordings(recordings_in(inputs), settings)
     report: dict[str, Any] = {"output": str(settings.out), "models": results}
-    recorded = _recorded_decisions(settings.against or (folders[0] if folders else None), bool(settings.against))
     if recorded is not None:
         again = [d for r in results for d in decisions_in(Path(r["output"]) / f"{topics.DECISIONS.name}.avro")]
         comparison = compare(decisions_in(recorded), again, in_part=not settings.span.is_all)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="end",
         type=_start,
         metavar="WHERE",
-        help="beginning, end, or a time ago such as -5min (default: end)",
+        help="beginning, end, a time ago such as -5min, or a time such as 2026-05-01T12:00:00Z (default: end)",
     )
     parser.add_argument("-n", "--count", type=int, metavar="N", help="end after N records")
     parser.add_argument("--no-follow", action="store_true", help="end where the topic ended when the command started")
@@ -53,13 +53,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _start(text: str) -> str | int:
-    """`beginning`, `end`, or how many microseconds ago."""
+    """`beginning`, `end`, or how many microseconds ago; a time without a sign is one ago, too."""
+    import time
+
+    from deploy.recording.span import moment
     from schemas.errors import ConfigError
-    from schemas.units import duration_us
 
     if text in ("beginning", "end"):
         return text
     try:
-        return duration_us(text.removeprefix("-"))
+        when = moment(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(f"beginning, end or a time ago such as -5min: {error}") from None
+    return abs(when.us) if when.relative else time.time_ns() // 1000 - when.us

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploy.demo.recordings import DATA, DemoDevice, demo_devices
 from deploy.replay import assign
-from schemas.container import read
+from schemas.container import ContainerWriter, read
 from schemas.errors import ConfigError
-from schemas.records import Decision, EdgeEvent
+from schemas.records import Decision, EdgeEvent, Outcome
 from tests.doubles.tiny_model import write_package
 
 
@@ -68,6 +69,76 @@ def test_a_truncated_recording_is_decided_up_to_the_damage_and_the_place_is_name
     assert "cut.avro" in done.stderr
     assert "Traceback" not in done.stderr
     assert records(tmp_path / "out" / "cloud.decisions.avro")
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy", "replay", *map(str, words), "--format", "json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+
+def test_recorded_topics_are_decided_again_and_a_decision_that_was_another_is_named_and_1(
+    package: Path, tmp_path: Path
+) -> None:
+    first = run(DATA / "ambient-temperature.live.avro", "--models", package, "-o", tmp_path / "one", "--quiet")
+    assert (first.returncode, first.stderr) == (0, "")
+    again = run(tmp_path / "one", "--models", package, "-o", tmp_path / "two")
+    assert again.returncode == 0, again.stderr
+    compared = json.loads(again.stdout)["comparison"]
+    decisions = [d for d in records(tmp_path / "one" / "cloud.decisions.avro") if isinstance(d, Decision)]
+    assert (compared["same"], compared["is_same"]) == (len(decisions), True)
+
+    wrong = replace(decisions[7], outcome=Outcome.NORMAL, heavy_score=-1.0)
+    with (tmp_path / "one" / "cloud.decisions.avro").open("wb") as file:
+        writer = ContainerWriter(file, Decision)
+        for decision in [*decisions[:7], wrong, *decisions[8:]]:
+            writer.write(decision)
+        writer.close()
+    differing = run(tmp_path / "one", "--models", package, "-o", tmp_path / "three")
+    assert differing.returncode == 1
+    compared = json.loads(differing.stdout)["comparison"]
+    assert (compared["different"], compared["same"]) == (1, len(decisions) - 1)
+    assert compared["differences"][0]["event_id"] == wrong.identity.event_id
+    assert compared["differences"][0]["differs"]["heavy_score"][0] == -1.0
+
+
+def test_of_a_recording_only_what_lies_between_two_times_is_replayed(package: Path, tmp_path: Path) -> None:
+    recording = DATA / "ambient-temperature.live.avro"
+    done = run(recording, "--models", package, "-o", tmp_path / "out", "--from", "24h", "--to", "72h")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["models"]
+    assert result["ledger"]["readings_sensed"] == 48  # one an hour
+    whole = run(recording, "--models", package, "-o", tmp_path / "whole")
+    assert whole.returncode == 0
+    part = run(tmp_path / "whole", "--models", package, "-o", tmp_path / "part", "--to", "240h")
+    assert part.returncode == 0, part.stderr
+    compared = json.loads(part.stdout)["comparison"]
+    assert 0 < compared["same"] == compared["recorded"] < 4267 // 16
+    nothing = run(recording, "--models", package, "-o", tmp_path / "none", "--from", "2030-01-01")
+    assert nothing.returncode == 78
+    assert "nothing of the recording lies between --from and --to" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["-o", "OUT"], 78, "no model is named"),
+        (["--models", "MODEL"], 78, "there is nowhere to write to"),
+        (["--models", "MODEL", "-o", "OUT", "--speed", "fast"], 2, "not a speed: 'fast'; write it like 10x, or max"),
+        (["--models", "MODEL", "-o", "OUT", "--from", "soon"], 2, "neither a time nor a duration"),
+        (["--models", "MODEL", "-o", "OUT", "--from", "2h", "--to", "1h"], 78, "--to is not later than --from"),
+        (["--models", "MODEL", "-o", "OUT", "--compare", "nowhere"], 78, "there are no recorded decisions"),
+        (["--models", "MODEL", "--kafka", "127.0.0.1:1"], 69, "127.0.0.1:1"),
+        (["--models", "MODEL", "--kafka", "127.0.0.1:1", "--speed", "max", "--times", "now"], 78, "ahead of the clock"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_one_line(
+    package: Path, tmp_path: Path, words: list[str], code: int, sentence: str
+) -> None:
+    named = {"MODEL": package, "OUT": tmp_path / "out"}
+    done = run(DATA / "ambient-temperature.live.avro", *[named.get(word, word) for word in words], "--quiet")
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_recording_that_no_model_fits_is_refused_with_the_channels(package: Path) -> None:

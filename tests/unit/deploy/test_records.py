@@ -92,6 +92,31 @@ def test_follow_reads_from_the_start_from_a_time_and_to_the_end(broker: Broker, 
 
 
 @pytest.mark.kafka
+def test_messages_of_several_topics_between_two_times(broker: Broker, catalogue: str) -> None:
+    names = [f"{catalogue}cloud.deadletter", f"{catalogue}cloud.aggregates"]
+    start_ms = int(time.time() * 1000) - 3_600_000
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
+    for at in range(10):
+        producer.send(names[at % 2], b"x", key=str(at).encode(), timestamp_ms=start_ms + at * 1000)
+    producer.flush()
+    producer.close()
+
+    def keys(**how: object) -> list[int]:
+        return sorted(int(m.key) for m in records.messages(broker.bootstrap_servers, names, **how))  # type: ignore[arg-type]
+
+    start_us = start_ms * 1000
+    assert keys() == list(range(10))
+    assert keys(since_us=start_us + 3_000_000) == list(range(3, 10))
+    assert keys(until_us=start_us + 3_000_000) == [0, 1, 2]
+    assert keys(since_us=start_us + 2_000_001, until_us=start_us + 7_000_000) == [3, 4, 5, 6]
+    assert keys(follow=True, until_us=start_us + 4_000_000) == [0, 1, 2, 3]
+    assert keys(follow=True, until_us=time.time_ns() // 1000 + 1_500_000) == list(range(10))
+    assert keys(since_us=time.time_ns() // 1000) == []
+    asked: list[int] = []
+    assert keys(follow=True, stop=lambda: len(asked) == 3 or asked.append(0) is not None) == list(range(10))
+
+
+@pytest.mark.kafka
 def test_a_misspelt_topic_gets_a_guess(broker: Broker, catalogue: str) -> None:
     with pytest.raises(UnavailableError, match=rf"no such topic .*; did you mean {catalogue}edge\.events\?"):
         next(records.follow(broker.bootstrap_servers, f"{catalogue}edge.evnts"))
