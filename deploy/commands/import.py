@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="group that shares a model (the device; of several: the name of REC)",
     )
     form = parser.add_argument_group("text files")
+    form.add_argument("--encoding", type=_encoding, metavar="E", help="of the text, as cp1252")
     form.add_argument("--separator", type=_separator, metavar="C", help="between cells; tab is written 'tab'")
     form.add_argument("--decimal", choices=(".", ","), help="mark before a fraction")
     form.add_argument("--header", choices=("yes", "no"), help="whether the first line names the columns")
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         channels=_list(args.channels),
         exclude=_list(args.exclude),
         units=dict(args.unit),
+        encoding=args.encoding,
         separator=args.separator,
         decimal=args.decimal,
         header={"yes": True, "no": False, None: None}[args.header],
@@ -238,6 +240,16 @@ def _cohort(text: str) -> str:
     if not 1 <= len(text) <= 128 or not text.isprintable():
         raise argparse.ArgumentTypeError(f"not a name of 1 to 128 characters: {text[:40]!r}")
     return text
+
+
+def _encoding(text: str) -> str:
+    import codecs
+
+    try:
+        "a".encode(text)  # hex and its like are encodings of bytes
+        return codecs.lookup(text).name
+    except LookupError:
+        raise argparse.ArgumentTypeError(f"there is no encoding {text!r}; common are utf-8, cp1252, utf-16") from None
 
 
 def _separator(text: str) -> str:

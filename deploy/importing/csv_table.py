@@ -47,7 +47,7 @@ class CsvForm:
 
 def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
     """What the first bytes of a file tell. `whole`: they are all of it. Raises DecodeError: there is nothing in it."""
-    encoding, text = _decode(head)
+    encoding, text = _decode(head, wanted.encoding)
     lines = re.split(r"\r\n|\n|\r", text)
     if not whole and len(lines) > 1:
         lines.pop()  # cut off
@@ -70,7 +70,9 @@ def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
     return CsvForm(encoding, separator, decimal, skip, header, tuple(unique(names)), units)
 
 
-def _decode(head: bytes) -> tuple[str, str]:
+def _decode(head: bytes, stated: str | None) -> tuple[str, str]:
+    if stated:
+        return stated, head.decode(stated, errors="replace")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16", head.decode("utf-16", errors="ignore")
     if b"\0" in head:
@@ -180,6 +182,13 @@ class CsvTable:
             except (pa.ArrowException, OSError, UnicodeError, EOFError) as cause:
                 if ragged:
                     raise self._ragged(ragged[0]) from None
+                if isinstance(cause, UnicodeError) or "UTF8" in str(cause):
+                    raise DecodeError(
+                        f"the text is not all {self.about['encoding']}",
+                        file=str(self.path),
+                        after_row=before,
+                        fix="say how it is written, as in --encoding cp1252",
+                    ) from None
                 raise damaged(self.path, cause, after_row=before) from None
 
     def _batches(self, file: BinaryIO, columns: Sequence[str], refuse: Any) -> Iterator[Any]:

@@ -238,6 +238,9 @@ class _Finder:
             return "iso"
         clean, unit = split_unit(name)
         called = clean.lower() in _TIME_NAMES or clean.lower().startswith(("timestamp", "time_", "datetime"))
+        compact = times.find_compact(column) if called or named else None
+        if compact:
+            return compact
         values = self._numbers(name)
         if values is not None:
             rising = len(values) > 1 and bool((np.diff(values) >= 0).mean() >= 0.99) and values[-1] > values[0]
@@ -246,7 +249,8 @@ class _Finder:
             stated = _TIME_UNITS.get((unit or clean.rpartition("_")[2]).lower())
             by_size = times.epoch_unit(values)
             if called or named:
-                return stated or by_size or "s"
+                elapsed = named or not clean.lower().startswith(("date", "datum"))
+                return stated or by_size or ("s" if elapsed else None)
             return by_size
         return times.find_format(column, called or named) if is_text(column) else None
 

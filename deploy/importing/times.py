@@ -33,6 +33,8 @@ TEXT = {
     "dmy": rf"^\s*{_DAY}[-/.]{_MONTH}[-/.](?P<year>\d{{4}}|\d{{2}}){_AFTER}",
     "mdy": rf"^\s*{_MONTH}[-/.]{_DAY}[-/.](?P<year>\d{{4}}|\d{{2}}){_AFTER}",
 }
+#: By how many digits they have.
+COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _DIRECTIVES = {
     "Y": r"(?P<year>\d{4})",
     "y": r"(?P<year>\d{2})",
@@ -129,8 +131,21 @@ def find_format(array: Any, called: bool = False) -> str | None:
     return names[0] if names else None
 
 
+def find_compact(array: Any) -> str | None:
+    """Format of times written as digits only, 20240131 or 20240131235959, in a column that is named like one."""
+    if pa.types.is_integer(array.type):
+        array = array.cast(pa.string())
+    if not is_text(array) or array.null_count == len(array):
+        return None
+    few = array.drop_null().slice(0, 50)
+    for width, name in COMPACT.items():
+        if all(len(cell) == width and cell.isdecimal() and cell[:2] in ("19", "20") for cell in few.to_pylist()):
+            return name if fits(few, name) else None
+    return None
+
+
 def epoch_unit(values: npt.NDArray[np.float64]) -> str | None:
-    """Unit of numbers since 1970, by their size: between 1973 and 5138; None: they are no such numbers.
+    """Unit of numbers since 1970, by their size: between 1973 and 2286; None: they are no such numbers.
 
     >>> epoch_unit(np.array([1_700_000_000.5])), epoch_unit(np.array([1_700_000_000_000.0])), epoch_unit(np.ones(1))
     ('s', 'ms', None)
@@ -138,9 +153,9 @@ def epoch_unit(values: npt.NDArray[np.float64]) -> str | None:
     known = values[np.isfinite(values)]
     if not len(known) or known.min() < 1e8:
         return None
-    for limit, name in ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (5e18, "ns")):
+    for limit, name in ((1e10, "s"), (1e13, "ms"), (1e16, "us"), (1e19, "ns")):
         if known.max() < limit:
-            return name if known.min() >= limit / 1e3 else None
+            return name if known.min() >= limit / 1e2 else None
     return None
 
 
@@ -154,6 +169,8 @@ def parse(array: Any, name: str, decimal: str = ".") -> Moments:
         return _checked(array, times, np.full(len(array), getattr(array.type, "tz", None) is not None), missing)
     if name in EPOCH_NS:
         return _checked(array, _epoch(array, EPOCH_NS[name], decimal), np.ones(len(array), bool), missing)
+    if pa.types.is_integer(array.type):
+        array = array.cast(pa.string())
     if not is_text(array):
         raise CellError(0, f"a column of {array.type} holds no times of format {name!r}", "", "say --time-format s")
     if name == "iso":

@@ -23,6 +23,7 @@ class Wanted:
     channels: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=dict)  # channel or column to unit
+    encoding: str | None = None
     separator: str | None = None
     decimal: str | None = None
     header: bool | None = None

@@ -13,7 +13,7 @@ from deploy.importing.csv_table import CsvForm, CsvTable, find_form
 from deploy.importing.layout import Layout, find_layout
 from deploy.importing.tables import open_table, unique
 from deploy.importing.wanted import Wanted
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DecodeError
 from tests.unit.deploy.importing.tables import imported, table
 
 
@@ -119,6 +119,8 @@ def test_names_are_made_unique_without_taking_another() -> None:
         ("time_us,a\n0,1\n10,2\n", ("time_us",), "us"),
         ("Date;Time;a\n10/03/2004;18.00.00;1\n31/03/2004;19.00.00;1\n", ("Date", "Time"), "dmy"),
         ("Date,Time,a\n2024-01-01,10:00:00,1\n", ("Date", "Time"), "iso"),
+        ("date,a\n20240131,1\n20240201,2\n", ("date",), "%Y%m%d"),
+        ("time,a\n20240131235959,1\n20240201000001,2\n", ("time",), "%Y%m%d%H%M%S"),
         ("id,created,time\n1,2023-01-01,2024-01-01\n", ("time",), "iso"),
     ],
 )
@@ -131,6 +133,21 @@ def test_the_time_column_is_found(tmp_path: Path, text: str, columns: tuple[str,
 def test_a_measured_time_is_no_time_column(tmp_path: Path) -> None:
     found = csv(tmp_path, "timestamp,response_time,a\n1700000000,3,1\n1700000001,4,2\n")
     assert inputs(found) == ["response_time", "a"]
+
+
+def test_a_date_that_is_no_date_is_not_taken_for_seconds(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no column holds times"):
+        csv(tmp_path, "date,a\n45321,1\n45322,2\n")
+
+
+def test_text_in_another_encoding_far_down_is_said_and_can_be_named(tmp_path: Path) -> None:
+    rows = "".join(f"{1_700_000_000 + n},{n}.25,caf\u00e9\n" for n in range(1))
+    filler = "".join(f"{1_700_000_001 + n},{n}.25,cafe\n" for n in range(40_000))
+    path = table(tmp_path, "time,a,place\n" + filler + rows, encoding="cp1252")
+    with pytest.raises(DecodeError, match="--encoding cp1252"):
+        imported(tmp_path, path, device_column="place")
+    found = imported(tmp_path, path, device_column="place", encoding="cp1252", device="x")
+    assert found.report.rows == 40_001
 
 
 def test_without_times_it_says_what_to_do(tmp_path: Path) -> None:
