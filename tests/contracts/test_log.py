@@ -40,10 +40,7 @@ class InMemory:
         self.settings: dict[str, Any] = {}
 
     def feed(self, config: FeedConfig) -> Feed:
-        def opened(*, read_committed: bool = True) -> Any:
-            return self.log.reader(config.group_id if read_committed else None, read_committed=read_committed)
-
-        return Feed(config, opened)
+        return Feed(config, self.log.reader_for(config.group_id))
 
     def transaction(self, topic: str, value: bytes) -> Callable[[], None]:
         self.log.begin(topic)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from pipelines.io.chunk import Record
 from pipelines.io.partition import Partition
-from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read
+from pipelines.io.transport import Committed, LogAway, OffsetsGone, OpenReader, Read
 
 
 class _Part:
@@ -101,6 +101,14 @@ class MemoryLog:
         """A reader of its own. Raises LogAway."""
         self.parts(())
         return MemoryReader(self, group_id, read_committed)
+
+    def reader_for(self, group_id: str | None) -> OpenReader:
+        """What a feed of a group opens its readers with."""
+
+        def opened(*, read_committed: bool = True) -> MemoryReader:
+            return self.reader(group_id if read_committed else None, read_committed=read_committed)
+
+        return opened
 
     # -- for readers ------------------------------------------------------------------------------------------------
 
