@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
         "--kafka_client_config", default="", metavar="FILE", help="JSON object of further kafka-python settings"
     )
     publish.add_argument(
+        "--keep-newer", action="store_true", help="leave a model alone of which a newer version is published already"
+    )
+    publish.add_argument(
         "-o", "--output", choices=["text", "json"], default="text", help="a line or a JSON object per package"
     )
     commands.add_parser("explain", help="print the graph")
@@ -147,12 +150,20 @@ def _replay(args: argparse.Namespace) -> int:
 
 def _publish(args: argparse.Namespace) -> int:
     from pipelines.options import client_settings
-    from pipelines.publish import publish, read_package
+    from pipelines.publish import publish, published_version, read_package
 
     client = client_settings(args.kafka_client_config)
     packages = [read_package(folder) for folder in args.folders]
+    where = args.kafka_bootstrap_servers, args.kafka_topic_prefix, client
     for package in packages:
-        update = publish(package, args.kafka_bootstrap_servers, args.kafka_topic_prefix, client)
+        name, version = package.manifest.name, package.manifest.version
+        newest = published_version(name, *where) if args.keep_newer else None
+        if newest is not None and newest > version:
+            kept = {"model": name, "version": version, "kept": newest}
+            line = f"kept {name} version {newest}, which is newer than version {version}"
+            print(json.dumps(kept) if args.output == "json" else line)
+            continue
+        update = publish(package, *where)
         found = {"model": update.model_name, "version": update.version, "sha256": update.manifest_sha256.hex()}
         line = "published {model} version {version}, package {sha256}".format(**found)
         print(json.dumps(found) if args.output == "json" else line)

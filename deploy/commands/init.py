@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 HELP = "write a commented site: configuration, model, topics and start scripts"
@@ -66,4 +67,5 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.folder}: {len(site.files)} files for {len(site.devices)} device(s), model {site.model}")
     if site.is_starter:
         print("the model is a place to start from, not trained; README.md of the site says how to train one")
-    print(f"next: `tidegate edge run {args.folder}/edge.toml --check`, then {args.folder}/README.md")
+    config = shlex.quote(str(args.folder / "edge.toml"))
+    print(f"next: `tidegate edge run {config} --check`, then {args.folder / 'README.md'}")

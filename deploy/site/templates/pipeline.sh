@@ -12,9 +12,9 @@ TIDEGATE="${TIDEGATE:-tidegate}"
 $TIDEGATE topics apply --bootstrap-servers "$KAFKA" --prefix "$PREFIX" >&2 ||
     echo "some topics are not as the catalogue says; the pipeline is started all the same" >&2
 
-# The heavy model judges what the edges escalate. Edges follow newer versions of the package by themselves.
+# The heavy model judges what the edges escalate. A newer version that was published since is left in force.
 for model in models/*/; do
-    $TIDEGATE pipeline publish "$model" --kafka_bootstrap_servers="$KAFKA" --kafka_topic_prefix="$PREFIX" >&2
+    $TIDEGATE pipeline publish --keep-newer "$model" --kafka_bootstrap_servers="$KAFKA" --kafka_topic_prefix="$PREFIX" >&2
 done
 
 exec $TIDEGATE pipeline run \

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from deploy.broker import Broker
+from pipelines import cli
 from pipelines.io.models import Shelves
-from pipelines.publish import VALID_US, publish, read_package
+from pipelines.publish import VALID_US, publish, published_version, read_package
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import ModelError, UnavailableError
@@ -46,6 +48,30 @@ def test_files_and_update_are_there_once_it_returns_and_make_the_model(
         shelves.take(topics.ARTIFACTS.name, value)
     shelves.take(topics.MODELS.name, update)
     assert shelves.heavy("tiny") is not None
+
+
+@pytest.mark.kafka
+def test_a_newer_version_is_kept_where_asked_and_the_same_is_renewed(
+    broker: Broker, catalogue: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers = broker.bootstrap_servers
+    old, new = (str(write_package(tmp_path / f"v{version}", version=version)) for version in (1, 2))
+    other = str(write_package(tmp_path / "other", name="other"))
+    assert published_version("tiny", servers, catalogue) is None
+    publish(read_package(new), servers, catalogue)
+    producer = KafkaProducer(bootstrap_servers=servers)
+    producer.send(topics.MODELS.named(catalogue), key=b"tiny", value=b"junk").get(10)
+    producer.close()
+    assert published_version("tiny", servers, catalogue, {"linger_ms": 5}) == 2
+    options = [f"--kafka_bootstrap_servers={servers}", f"--kafka_topic_prefix={catalogue}"]
+    assert cli.main(["publish", "--keep-newer", old, other, new, *options]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "kept tiny version 2, which is newer than version 1"
+    assert [line.split(",")[0] for line in said[1:]] == ["published other version 1", "published tiny version 2"]
+    assert cli.main(["publish", "--keep-newer", old, *options, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"model": "tiny", "version": 1, "kept": 2}
+    assert cli.main(["publish", "--keep-newer", old, *options[:1], "--kafka_topic_prefix=none."]) == 69
+    assert "the topic of the models is not there (topic='none.feedback.models')" in capsys.readouterr().err
 
 
 @pytest.mark.kafka
