@@ -187,14 +187,14 @@ def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int
     return out
 
 
-def thinned(dots: Iterable[Dot]) -> list[Dot]:
-    """At most DOTS of each kind, evenly over time but with the highest score of each stretch."""
+def thinned(dots: Iterable[Dot], most: int = DOTS) -> list[Dot]:
+    """At most `most` of each kind, evenly over time but with the highest score of each stretch."""
     by_kind: dict[str, list[Dot]] = {}
     for dot in sorted(dots, key=lambda d: d.at_us):
         by_kind.setdefault(dot.kind, []).append(dot)
     out: list[Dot] = []
     for kind in by_kind.values():
-        size = max(1, math.ceil(len(kind) / DOTS))
+        size = max(1, math.ceil(len(kind) / most))
         out += [max(kind[at : at + size], key=lambda d: d.score) for at in range(0, len(kind), size)]
     return out
 

@@ -79,7 +79,7 @@ def write(seen: Survey, found: dict[str, Any], paths: Sequence[Path], out: Path)
         headline=_headline(found),
         latencies=[(name, found["latency_ms"][key]) for name, key in _LATENCIES],
         devices=[_device(d) | {"status": d.status} for d in devices],
-        drawn=[row for d in devices[:DRAWN] if (row := _drawn(seen, d))["svg"]],
+        drawn=[row for d in devices[:DRAWN] if (row := _drawn(seen, d, len(devices)))["svg"]],
         not_drawn=max(0, len(devices) - DRAWN),
         failures=[(reason, n, seen.failed_example[reason]) for reason, n in seen.failures.most_common(20)],
         kept=_kept(seen),
@@ -144,12 +144,14 @@ def _device(d: Device) -> dict[str, Any]:
     }
 
 
-def _drawn(seen: Survey, d: Device) -> dict[str, Any]:
+def _drawn(seen: Survey, d: Device, devices: int) -> dict[str, Any]:
+    """One device's plot; of many devices with fewer dots each, so that the page stays one that a browser likes."""
+    dots = max(150, plots.DOTS // min(devices, DRAWN))
     return {
         "id": d.device_id,
         "channels": ", ".join(d.channels[: plots.CHANNELS]),
         "left": len(d.channels) - plots.CHANNELS,
-        "svg": plots.over_time(seen.picture(d)),
+        "svg": plots.over_time(seen.picture(d, dots)),
     }
 
 

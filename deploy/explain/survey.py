@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.explain.plots import CHANNELS, Dot, Level, Picture, thinned
+from deploy.explain.plots import CHANNELS, DOTS, Dot, Level, Picture, thinned
 from deploy.recording.files import Found, Stamp
 from schemas.records import (
     DecidedBy,
@@ -294,7 +294,7 @@ class Survey:
         judged, agreed = judged - kept, verdicts[Verdict.CONFIRMED.value] - kept
         return agreed / judged if judged else None
 
-    def picture(self, device: Device) -> Picture:
+    def picture(self, device: Device, dots_of_a_kind: int = DOTS) -> Picture:
         """What is drawn of a device."""
         times, low, high = (device.band or Band(len(device.channels))).arrays()
         dots, levels = [], []
@@ -306,7 +306,7 @@ class Survey:
                 found = self._levels(device, version)
                 if found is not None:
                     levels.append(Level(at_us, *found))
-        return Picture(times, low, high, device.channels, thinned(dots), levels[:200], device.shaded)
+        return Picture(times, low, high, device.channels, thinned(dots, dots_of_a_kind), levels[:200], device.shaded)
 
     def _kind(self, identity: Any) -> str:
         if identity is None:

@@ -157,6 +157,29 @@ def test_what_was_recorded_live_replays_to_the_same_decisions(
     assert json.loads(second.stdout)["ledger"]["readings_sensed"] == 20
 
 
+def test_a_live_replay_that_is_stopped_has_sent_what_it_read(
+    broker: Broker, catalogue: str, model: Path, tmp_path: Path
+) -> None:
+    recording = write_recording(tmp_path / "pump-1.avro", "pump-1", 0)
+    command = [
+        sys.executable, "-m", "deploy", "replay", str(recording), "--models", str(model), "--kafka",
+        broker.bootstrap_servers, "--prefix", catalogue, "--speed", "4x", "--format", "json",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    events = f"{catalogue}{topics.EVENTS.name}"
+    until(lambda: count(broker, events, topics.EVENTS.partitions) > 0, "the first event", within_s=60)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    said = json.loads(stdout)
+    ledger = said["ledger"]
+    assert said["stopped"] is True
+    assert 0 < ledger["readings_sensed"] < WINDOW * WINDOWS
+    assert ledger["readings_sensed"] == ledger["readings_aggregated"]
+    assert count(broker, events, topics.EVENTS.partitions) == ledger["windows_escalated"]
+    assert ledger["records_acked"] == ledger["records_enqueued"]
+
+
 def test_a_model_swap_in_the_middle_replays_to_the_same_decisions_from_the_recorded_packages(
     broker: Broker, pipeline: str, model: Path, tmp_path: Path
 ) -> None:
