@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_argument_group("text files")
     form.add_argument("--encoding", type=_encoding, metavar="E", help="of the text, as cp1252")
     form.add_argument("--separator", type=_separator, metavar="C", help="between cells; tab is written 'tab'")
-    form.add_argument("--decimal", choices=(".", ","), help="mark before a fraction")
+    form.add_argument("--decimal", choices=(".", ","), metavar="C", help="mark before a fraction")
     form.add_argument("--header", choices=("yes", "no"), help="whether the first line names the columns")
     form.add_argument("--skip-lines", type=_count, metavar="N", help="lines before the header")
     form.add_argument(

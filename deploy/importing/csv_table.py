@@ -43,6 +43,7 @@ class CsvForm:
     header: bool
     columns: tuple[str, ...]
     units: tuple[str, ...] = ()
+    quotes: bool = False  # cells may hold line breaks
 
 
 def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
@@ -67,7 +68,7 @@ def find_form(head: bytes, whole: bool, wanted: Wanted) -> CsvForm:
     names = [cell.strip() for cell in rows[0]] if header else [f"c{at:02d}" for at in range(len(rows[0]))]
     if len(names) > MAX_COLUMNS:
         raise DecodeError("the file has too many columns", columns=len(names), most=MAX_COLUMNS)
-    return CsvForm(encoding, separator, decimal, skip, header, tuple(unique(names)), units)
+    return CsvForm(encoding, separator, decimal, skip, header, tuple(unique(names)), units, '"' in text)
 
 
 def _decode(head: bytes, stated: str | None) -> tuple[str, str]:
@@ -206,7 +207,11 @@ class CsvTable:
                 column_names=list(self.columns),
                 encoding=self.form.encoding,
             ),
-            parse_options=arrow_csv.ParseOptions(delimiter=self.form.separator, invalid_row_handler=refuse),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=self.form.separator,
+                newlines_in_values=self.form.quotes,
+                invalid_row_handler=refuse,
+            ),
             convert_options=arrow_csv.ConvertOptions(
                 column_types={name: pa.string() for name in self.columns},
                 include_columns=list(columns),
@@ -218,7 +223,8 @@ class CsvTable:
             yield from reader
 
     def _ragged(self, row: Any) -> DecodeError:
-        line = f"line {row.number} (blank ones not counted)" if row.number is not None else "a line"
+        what = "row" if self.form.quotes else "line"  # a row may take several lines then
+        line = f"{what} {row.number} (blank ones not counted)" if row.number is not None else "a line"
         return DecodeError(
             f"{line} has {row.actual_columns} cells where the columns are {row.expected_columns}",
             file=str(self.path),

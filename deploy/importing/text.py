@@ -9,6 +9,8 @@ from deploy.importing.importer import Report
 
 #: Devices and channels that are listed one by one.
 LISTED = 40
+#: Share of rows that jump back, above which it is not just a clock that was set.
+MANY = 0.01
 #: Whole numbers up to here are the same in float32.
 EXACT = 1 << 24
 
@@ -117,11 +119,18 @@ def _device(device: dict[str, Any], labelled: bool) -> list[str]:
             f"    {device['jumps_back']:,} jumps back in time, the first at row {where['row']} of {where['file']}, the "
             f"largest by {far}; {device['rows_behind']:,} rows are behind one before them"
         )
+        if device["jumps_back"] > MANY * device["rows"]:
+            out.append(
+                "    so many mean that the rows are out of order, or that the times are read wrongly: no model's"
+            )
+            out.append("    window reaches across a jump. Sort the file, or see --time-format and --device-column")
     if device["repeated_times"]:
         out.append(f"    {device['repeated_times']:,} rows repeat a time; they are kept, in the order of the file")
     if device["unclear_local_times"]:
         out.append(f"    {device['unclear_local_times']:,} rows at a change of summer time, taken in their order")
     if labelled:
+        if device["anomalous_rows"] > device["rows"] / 2:
+            out.append("    more than half are labelled anomalous: if that is wrong, name what is normal with --normal")
         out.append(
             f"    {device['anomalous_rows']:,} rows labelled anomalous, in {device['anomalous_segments']:,} segments"
         )

@@ -263,6 +263,23 @@ def test_lines_of_another_length_are_named(tmp_path: Path) -> None:
         imported(tmp_path, path)
 
 
+def test_line_breaks_within_quotes_are_part_of_their_cell(tmp_path: Path) -> None:
+    text = 'time,remark,a\n1700000000,"two\nlines",1\n1700000001,"a ""quote"", and more",2\n1700000002,,3\n'
+    found = imported(tmp_path, table(tmp_path, text))
+    assert found.values["pump"][:, 0].tolist() == [1, 2, 3]
+
+
+def test_rows_out_of_order_and_labels_the_wrong_way_round_are_pointed_out(tmp_path: Path) -> None:
+    clock = np.random.default_rng(2).permutation(500) + 1_700_000_000
+    found = imported(
+        tmp_path, table(tmp_path, "time,a,label\n" + "".join(f"{at},1,1\n" for at in clock)), time=("time",)
+    )
+    said = "\n".join(lines(found.report))
+    assert "the rows are out of order" in said
+    assert "name what is normal with --normal" in said
+    assert found.times["pump"].tolist() == (clock * 1_000_000).tolist()
+
+
 def test_a_dry_run_reads_everything_and_writes_nothing(tmp_path: Path) -> None:
     path = table(tmp_path, "time,a\n" + "".join(f"{1_700_000_000 + n},{n}\n" for n in range(500)))
     shares: list[float] = []
