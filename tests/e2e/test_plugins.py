@@ -85,6 +85,52 @@ def test_own_sensor_detector_and_sink_in_a_live_edge(site: Path, broker: Broker,
     assert sum(a.readings for a in aggregated) == sensed.counters["readings_sensed"] > 0
 
 
+@pytest.mark.kafka
+def test_own_feature_in_a_package_that_is_published_and_scored_live(site: Path, broker: Broker, catalogue: str) -> None:
+    model = edge_model.write(site / "models" / "pumps")
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["edge"]["statistics"] = ["crest"]
+    manifest["edge"]["self_test"]["scores"] = [0.0, 1.0]  # the crest of a window of zeros, and of a constant one
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    recording.write(site / "r.avro", [0.0, 0.0, 0.0, 8.0] * 5 + [8.0, 8.0, 8.0, 8.0] * 5, step_us=10_000)
+    (site / "edge.toml").write_text(
+        f"""
+        [edge]
+        state_dir = "state"
+        [kafka]
+        bootstrap_servers = "{broker.bootstrap_servers}"
+        topic_prefix = "{catalogue}"
+        [plugins]
+        path = "plugins"
+        [features.crest]
+        kind = "my_plugins:crest"
+        [model]
+        path = "models/pumps"
+        [[device]]
+        id = "pump-7"
+        sensor = {{ kind = "recorded", path = "r.avro", speed = "max" }}
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_filters", "run", str(site / "edge.toml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    events = everything(broker, catalogue, topics.EVENTS)
+    assert [(e.seq, e.score) for e in events] == [(n, pytest.approx(2.0)) for n in range(5)]
+
+    # the program of the page, word for word but for the address
+    program = blocks("python")[0].replace('"127.0.0.1:9092"', f'"{broker.bootstrap_servers}", "{catalogue}"')
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{site / 'plugins'}"}
+    subprocess.run([sys.executable, "-c", program], cwd=site, env=environ, check=True, timeout=60)
+    (update,) = everything(broker, catalogue, topics.MODELS)
+    assert update.manifest_sha256 == events[0].model_sha256
+
+
 BAD = """
 import numpy as np
 from edge_filters.blocks import Block

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import pipelines
 from deploy.broker import Broker
 from deploy.cluster import Cluster, TopicState
 from pipelines import Batch, FleetWindows, HeavyModel, ReadRecorded, Split, WindowRule
+from pipelines.options import check
 from pipelines.publish import publish, read_package
 from schemas import topics
 from schemas.codec import decode, encode
@@ -81,6 +84,16 @@ def test_everything_that_is_offered_is_there_and_named_as_it_is() -> None:
 def test_asking_for_nothing_costs_no_beam() -> None:
     code = "import sys, pipelines; sys.exit('apache_beam' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_command_of_the_page_has_options_that_exist_and_names_the_example() -> None:
+    page = (ROOT / "docs" / "own-pipeline.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    python, script, *options = shlex.split(command)
+    assert (python, ROOT / script) == ("python", EXAMPLE)
+    check(options)
+    listed = set(re.findall(r"^\| `(\w+)\(", page, re.MULTILINE))
+    assert listed <= set(pipelines.__all__)
 
 
 class Topics:
