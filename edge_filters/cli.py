@@ -87,6 +87,8 @@ def _log_to_stderr(name: str, verbose: bool, log_format: str = "text", secrets: 
     text = f"%(asctime)s {name} %(levelname)s %(message)s"
     handler.setFormatter(logs.formatter(log_format, name, text, "%H:%M:%S", secrets))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if log_format == "json":
+        logs.log_uncaught(logging.getLogger("edge_filters"))
     if not verbose:
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
 

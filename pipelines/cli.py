@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -89,6 +90,9 @@ def _log_to_stderr(log_format: str = "text", supervises: bool = False) -> None:
     process = "supervisor" if supervises else "pipeline"
     handler.setFormatter(logs.formatter(log_format, process, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
+    if log_format == "json":
+        logs.log_uncaught(logging.getLogger("pipelines"))
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C part writes past every handler
     for ours in ("pipelines", "schemas"):
         logging.getLogger(ours).setLevel(logging.INFO)
     # It repeats every failed reconnect, hundreds in an outage; what matters of it is said once, by us.

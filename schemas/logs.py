@@ -11,8 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 FORMATS = ("text", "json")
@@ -99,6 +102,22 @@ def passwords(settings: Mapping[str, Any]) -> list[str]:
     ['hunter2']
     """
     return [str(value) for name, value in settings.items() if "password" in name]
+
+
+def log_uncaught(logger: logging.Logger) -> None:
+    """Give the log what Python would print by itself: uncaught exceptions, of threads too, and warnings."""
+
+    def uncaught(kind: type[BaseException], failed: BaseException, traceback: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            logger.critical("an exception that nobody caught", exc_info=(kind, failed, traceback))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = uncaught
+    threading.excepthook = in_thread
+    logging.captureWarnings(True)
 
 
 def formatter(kind: str, process: str, text: str, datefmt: str | None = None, secrets: Iterable[str] = ()) -> Redacting:

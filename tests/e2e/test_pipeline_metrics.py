@@ -104,6 +104,8 @@ def test_the_metrics_are_those_of_the_catalogue_and_count_what_happened(
     until(lambda: scrape.get(f"{anew}/readyz")[0] == 200, "readiness of the new worker", within_s=90)
     assert scrape.get(f"{above}/readyz")[0] == 200
     assert live.stop() == 0
+    other = [line for line in log.read_text().splitlines() if not line.startswith("{")]
+    assert not other
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["process"] for line in lines} == {"pipeline", "supervisor"}
     assert all({"timestamp", "severity", "logger", "body"} <= set(line) for line in lines)

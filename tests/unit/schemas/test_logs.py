@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -90,3 +91,25 @@ def test_a_secret_that_is_learnt_later_is_hidden_from_then_on() -> None:
     formatter = logs.formatter("json", "pipeline", "", secrets=["first-one"])
     formatter.keep(logs.passwords({"ssl_password": "second-one", "ssl_cafile": "/ca.pem"}))
     assert line(formatter, record("first-one second-one /ca.pem"))["body"] == "*** *** /ca.pem"
+
+
+def test_what_python_would_print_by_itself_is_a_line_too() -> None:
+    code = """
+import logging, sys, threading, warnings
+from schemas import logs
+handler = logging.StreamHandler(sys.stderr)
+handler.setFormatter(logs.formatter("json", "edge", ""))
+logging.basicConfig(handlers=[handler])
+logs.log_uncaught(logging.getLogger("edge_filters"))
+def fail(): raise ValueError("in a thread")
+thread = threading.Thread(target=fail); thread.start(); thread.join()
+warnings.warn("a warning")
+raise ValueError("at the end")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    said = [json.loads(text) for text in done.stderr.splitlines()]
+    assert [entry["severity"] for entry in said] == ["CRITICAL", "WARNING", "CRITICAL"]
+    assert "ValueError: in a thread" in said[0]["exception"]
+    assert "a warning" in said[1]["body"]
+    assert "ValueError: at the end" in said[2]["exception"]
