@@ -7,6 +7,7 @@ connects and sends in threads of its own; acknowledgements are taken in when som
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -50,6 +51,12 @@ def _reason(error: BaseException) -> str:
     """What went wrong, in the client's words."""
     cause = error.args[0] if isinstance(error, ck.KafkaException) and error.args else error
     return (cause.str() if isinstance(cause, ck.KafkaError) else str(cause)) or type(error).__name__
+
+
+def _keep_first(said: list[str], error: ck.KafkaError) -> None:
+    """The first of a row of errors names the cause; what follows says that all brokers are down, again and again."""
+    if not said:
+        said.append(error.str())
 
 
 class _Receipt:
@@ -102,8 +109,10 @@ class ConfluentOutbox:
                 self._stop.wait(_RETRY_S[min(self._attempt, len(_RETRY_S)) - 1])
             self._attempt += 1  # an acknowledgement sets it back
             said: list[str] = []
+            producer: Any = None
             try:
-                producer = ck.Producer(self._settings | {"error_cb": lambda error, said=said: said.append(error.str())})
+                heard = functools.partial(_keep_first, said)
+                producer = ck.Producer(self._settings | {"error_cb": heard})
                 there = producer.list_topics(timeout=ANSWER_S).topics
                 missing = next((name for name in self._names.values() if name not in there), None)
                 if missing is None:
@@ -111,6 +120,8 @@ class ConfluentOutbox:
                     return
                 self._why = f"the broker at {self._servers} has no topic {missing}; `tidegate up` makes the topics"
             except Exception as failed:  # KafkaException of the client, ValueError of a setting it does not like
+                if producer is not None:
+                    producer.poll(0)  # this is when it says why
                 self._why = f"cannot use the broker at {self._servers}: {said[0] if said else _reason(failed)}"
 
     @property

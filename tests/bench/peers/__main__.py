@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -153,6 +154,7 @@ def main() -> None:
     arguments.add_argument("--core", type=int, default=0)
     arguments.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
     args = arguments.parse_args()
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # brokers that are being started and stopped
     for peer in PEERS:
         if peer in args.only:
             environment(peer)
@@ -168,7 +170,12 @@ def main() -> None:
         for number in range(args.rounds):
             for row, found in runs.items():
                 print(f"round {number + 1} of {args.rounds}: {ROWS[row]} …", file=sys.stderr, flush=True)
-                found.append(runner(row)(servers, prefix, loaded, folder, core))
+                try:
+                    found.append(runner(row)(servers, prefix, loaded, folder, core))
+                except BaseException:
+                    if row in OURS:
+                        print((folder / "pipeline.log").read_text(errors="replace")[-3000:], file=sys.stderr)
+                    raise
     scores = {run["mean_score"] for found in runs.values() for run in found}
     assert len(scores) == 1, f"the mean score differs: {scores}"
     rows = {row: best(found) for row, found in runs.items()}
