@@ -36,8 +36,8 @@ def page() -> str:
 
 def _sections(name: str, field: FieldInfo) -> list[tuple[str, type[BaseModel]]]:
     """A section, and those inside of it, with the titles they have in TOML."""
-    many = typing.get_origin(field.annotation) is list
-    title = f"[[{name}]]" if many else f"[{name}]"
+    origin = typing.get_origin(field.annotation)
+    title = {list: f"[[{name}]]", dict: f"NAME = {{ … }} of [{name}]"}.get(origin, f"[{name}]")
     found = []
     for model in _models(field.annotation):
         found.append((title, model))
