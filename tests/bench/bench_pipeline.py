@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,7 @@ def main() -> None:
     arguments.add_argument("--partitions", type=int, default=None)
     arguments.add_argument("--devices", type=int, default=16)
     arguments.add_argument("--no-bare", action="store_true")
+    arguments.add_argument("--no-windows", action="store_true", help="events only, nothing to aggregate")
     args, extra = arguments.parse_known_args()
     cores = os.sched_getaffinity(0)
     core = args.core if len(cores) > 1 and args.core in cores else None
@@ -138,12 +140,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, Broker(Path(name) / "broker") as broker:
         folder, servers, prefix = Path(name), broker.bootstrap_servers, "bench."
         create_topics(servers, prefix, args.partitions)
-        loaded = load(servers, prefix, folder / "mlp", args.count, args.devices)
+        loaded = load(servers, prefix, folder / "mlp", args.count, args.devices, windows=not args.no_windows)
         for _ in range(args.rounds):
             try:
                 rounds["product"].append(product(servers, prefix, loaded, folder, core, extra))
             except BaseException:
-                print((folder / "pipeline.log").read_text(errors="replace")[-3000:], file=sys.stderr)
+                kept = ROOT / "build" / "bench" / "pipeline.log"
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / "pipeline.log", kept)
+                print(f"the pipeline's log is in {kept}", file=sys.stderr)
                 raise
             if not args.no_bare:
                 rounds["bare"].append(bare(servers, prefix, loaded, folder, core))

@@ -82,8 +82,10 @@ def aggregates(count: int, start_us: int, devices: int = DEVICES) -> list[EdgeAg
     ]  # fmt: skip
 
 
-def load(servers: str, prefix: str, folder: Path, count: int, devices: int = DEVICES) -> Loaded:
-    """Publish the model and write events and aggregates, all acknowledged."""
+def load(
+    servers: str, prefix: str, folder: Path, count: int, devices: int = DEVICES, *, windows: bool = True
+) -> Loaded:
+    """Publish the model and write events and, with `windows`, aggregates; all acknowledged."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files(escalate_at=0.0, heavy_threshold=0.0).items():
         (folder / name).write_bytes(data)
@@ -91,7 +93,7 @@ def load(servers: str, prefix: str, folder: Path, count: int, devices: int = DEV
     span_us = (count // devices + 1) * BLOCK_US
     start_us = time.time_ns() // 1000 - span_us - 60_000_000
     start_us -= start_us % WINDOW_US
-    beside = aggregates(count, start_us, devices)
+    beside = aggregates(count, start_us, devices) if windows else []
     producer = KafkaProducer(bootstrap_servers=servers, linger_ms=20, batch_size=512 << 10, metrics_enabled=False)
     sent = []
     for record in beside:
