@@ -36,8 +36,8 @@ def page() -> str:
 
 def _sections(name: str, field: FieldInfo) -> list[tuple[str, type[BaseModel]]]:
     """A section, and those inside of it, with the titles they have in TOML."""
-    origin = typing.get_origin(field.annotation)
-    title = {list: f"[[{name}]]", dict: f"NAME = {{ … }} of [{name}]"}.get(origin, f"[{name}]")
+    titles: dict[Any, str] = {list: f"[[{name}]]", dict: f"NAME = {{ … }} of [{name}]"}
+    title = titles.get(typing.get_origin(field.annotation), f"[{name}]")
     found = []
     for model in _models(field.annotation):
         found.append((title, model))
