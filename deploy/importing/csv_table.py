@@ -181,6 +181,8 @@ class CsvTable:
                     before += len(batch)
                     yield batch, min(file.tell() / size, 1.0)
             except (pa.ArrowException, OSError, UnicodeError, EOFError) as cause:
+                if not before and str(cause).startswith(("Could not skip", "Empty CSV")):
+                    return  # nothing below the header
                 if ragged:
                     raise self._ragged(ragged[0]) from None
                 if isinstance(cause, UnicodeError) or "UTF8" in str(cause):

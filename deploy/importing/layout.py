@@ -243,6 +243,8 @@ class _Finder:
             return compact
         values = self._numbers(name)
         if values is not None:
+            if not np.isfinite(values).all():
+                return None
             rising = len(values) > 1 and bool((np.diff(values) >= 0).mean() >= 0.99) and values[-1] > values[0]
             if not (named or rising or (called and len(values) == 1)):
                 return None if not called or times.epoch_unit(values) is None else times.epoch_unit(values)
@@ -311,7 +313,12 @@ class _Finder:
         values = self._numbers(name)
         if values is None:  # most cells are: the others are mistakes, named where they come up
             return True
-        if _INDEX_NAMES.fullmatch(name) and len(values) > 1 and bool((np.diff(values) == 1).all()):
+        if (
+            _INDEX_NAMES.fullmatch(name)
+            and len(values) > 1
+            and np.isfinite(values).all()
+            and bool((np.diff(values) == 1).all())
+        ):
             self.left_out[name] = "counts the rows"
             return False
         return True

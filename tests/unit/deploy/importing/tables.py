@@ -53,5 +53,5 @@ def imported(tmp_path: Path, *files: Path, **wanted: object) -> Imported:
 
 def table(tmp_path: Path, text: str, name: str = "pump.csv", encoding: str = "utf-8") -> Path:
     path = tmp_path / name
-    path.write_text(text, encoding=encoding, newline="")
+    path.write_text(text, encoding=encoding, newline="", errors="replace")
     return path

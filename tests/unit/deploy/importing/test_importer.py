@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -332,6 +333,41 @@ def test_whatever_the_bytes_are_they_are_read_or_refused(data: bytes, name: str,
             import_files([path], Path(folder) / "out.avro", Wanted())
         except (DecodeError, ConfigError):
             assert [entry.name for entry in Path(folder).iterdir()] == [name]
+
+
+CELLS = (
+    "1|2.5|-3,5||NaN|time|2024-01-01|01/02/2024|13.02.2024 10:00|10:00:00|1700000000|1e999|inf|-inf|x|°C|true|NORMAL"
+)
+CELLS += '|0x1F|1_000|+5|--|2024-02-30|99999999999999999999|é|\0|20240131|12:61|"a;b"|"x'
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.lists(st.sampled_from(CELLS.split("|")), min_size=1, max_size=5), max_size=8),
+    st.sampled_from(["time", "Date", "a", "t", ""]),
+    st.sampled_from(",;\t| "),
+    st.sampled_from(["utf-8", "utf-16", "cp1252"]),
+    st.sampled_from(
+        [
+            {},
+            {"step_us": 5.0},
+            {"time": ("time",)},
+            {"timezone": "Europe/Berlin", "drop_untimed": True},
+            {"device_column": "label"},
+            {"label": "a"},
+            {"time_format": "dmy"},
+            {"decimal": ","},
+        ]
+    ),
+)
+def test_whatever_the_cells_are_they_are_read_or_refused(
+    rows: list[list[str]], name: str, separator: str, encoding: str, wanted: dict[str, object]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        text = "\n".join(separator.join(row) for row in [[name, "a", "label", "x [V]"], *rows])
+        path = table(Path(folder), text, encoding=encoding)
+        with contextlib.suppress(DecodeError, ConfigError):
+            imported(Path(folder), path, **wanted)
 
 
 def _good(name: str) -> bytes:
