@@ -119,6 +119,6 @@ def readiness(state: State) -> Readiness:
 
 
 def hanging(state: State, now_s: float) -> str:
-    """Why the process is not alive; empty: its loop turns. `now_s` of time.monotonic."""
+    """Why the process is not alive; empty: its loop turns, or has not begun to. `now_s` of time.monotonic."""
     since_s = now_s - state.turned_s
-    return f"the loop has not turned for {since_s:.0f} s" if since_s > HANGS_S else ""
+    return f"the loop has not turned for {since_s:.0f} s" if since_s > HANGS_S and not state.runner else ""

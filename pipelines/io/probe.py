@@ -60,7 +60,9 @@ class Probe:
 
     def runs(self, counters: Callable[[], Counters], shelf: object) -> None:
         """The runner has the job. `counters` asks it; `shelf` holds the models, None where it is not here."""
-        self._counters, self._shelf, self.state.runner = counters, shelf, ""
+        self._counters, self._shelf = counters, shelf
+        self.turned()
+        self.state.runner = ""
 
     def turned(self) -> None:
         """The main loop turns."""

@@ -200,3 +200,19 @@ def test_a_malformed_traceparent_from_elsewhere_changes_nothing(
     for decision, trace in found:
         assert trace == trace_of(decision.identity.event_id, Hop.DECISION)
     assert live.stop() == 0
+
+
+def test_a_broker_that_is_away_is_named_while_the_process_stays_alive(
+    start: Start, broker: Broker, catalogue: str, tmp_path: Path
+) -> None:
+    publish(read_package(str(write_package(tmp_path / "tiny"))), broker.bootstrap_servers, catalogue)
+    live = start()
+    base = scrape.address(tmp_path / "pipeline.log")
+    until(lambda: scrape.get(f"{base}/readyz")[0] == 200, "readiness", within_s=60)
+    broker.stop()
+    until(lambda: "broker" in scrape.ready(base)[1]["missing"], "the broker to be missed", within_s=30)
+    assert scrape.get(f"{base}/livez")[0] == 200
+    assert scrape.metrics(base)["tidegate_pipeline_broker_up"][()] == 0
+    broker.start()
+    until(lambda: scrape.get(f"{base}/readyz")[0] == 200, "readiness", within_s=60)
+    assert live.stop() == 0
