@@ -124,7 +124,7 @@ class PluginSensor:
     def start(self, monotonic_s: float, wall_us: int) -> None:
         """Begin to sense; one that cannot yet is started again later."""
         self._start_at = monotonic_s, wall_us
-        self._start()
+        self._start(monotonic_s)
 
     def due_s(self) -> float | None:
         """When the next block is complete, or when a failed call is tried again."""
@@ -143,7 +143,7 @@ class PluginSensor:
     def read(self) -> Block | None:
         """The next block, as the engine needs it. A block that is not one is said and left out."""
         self._retry_at_s = None
-        if not self._started and not self._start():
+        if not self._started and not self._start(time.monotonic()):
             return None
         try:
             found = self._sensor.read()
@@ -178,9 +178,10 @@ class PluginSensor:
             self._said_of_values.add(wrong)
             log.warning("the sensor %r %s; such readings are left out and counted, said once", self._kind, wrong)
 
-    def _start(self) -> bool:
+    def _start(self, now_s: float) -> bool:
+        first_s, wall_us = self._start_at
         try:
-            self._sensor.start(*self._start_at)
+            self._sensor.start(now_s, wall_us + round((now_s - first_s) * 1e6))
         except ANY as cause:
             self._failed("start", cause)
             return False

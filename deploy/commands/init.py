@@ -39,11 +39,15 @@ def run(args: argparse.Namespace) -> None:
     from deploy import address, output
     from deploy.site.site import Wishes, plan, write
 
+    try:
+        servers = address.resolve(args.bootstrap_servers)
+    except ModuleNotFoundError:  # an edge install has no local stack that could be asked
+        servers = address.USUAL
     channels = None if args.channels is None else [name.strip() for name in args.channels.split(",")]
     site = plan(
         Wishes(
             folder=args.folder,
-            bootstrap_servers=address.resolve(args.bootstrap_servers),
+            bootstrap_servers=servers,
             prefix=args.prefix,
             channels=channels,
             devices=args.device,

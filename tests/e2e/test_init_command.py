@@ -186,6 +186,25 @@ def test_odd_names_stay_what_they_are(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_an_edge_install_is_enough_to_make_a_site_and_to_check_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('apache_beam', 'jinja2', 'onnx', 'psutil', 'pyarrow', 'rich', 'sklearn'):\n"
+        "            raise ModuleNotFoundError(name + ' is blocked')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from deploy import cli\n"
+        "site = sys.argv[1]\n"
+        "sys.exit(cli.main(['init', site]) or cli.main(['edge', 'run', site + '/edge.toml', '--check']))\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if "KAFKA" not in name} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(tmp_path / "s")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "${KAFKA:-127.0.0.1:9092}" in (tmp_path / "s" / "edge.toml").read_text()
+
+
 @pytest.mark.kafka
 def test_a_site_without_any_wish_sends_from_the_first_start_on(tmp_path: Path, broker: Broker, catalogue: str) -> None:
     words = ["--prefix", catalogue, "--bootstrap-servers", broker.bootstrap_servers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 
 from edge_filters import plugins
-from edge_filters.assemble import assemble
+from edge_filters.assemble import assemble, build_scorer
 from edge_filters.blocks import Block
 from edge_filters.config import EdgeConfig, read_config
 from edge_filters.plugins import DetectorScorer, PluginSensor, add_feature, load
 from pipelines.publish import read_package
 from schemas import features
 from schemas.errors import ConfigError, ModelError
+from schemas.manifest import MANIFEST_FILE, load_package
 from schemas.records import EdgeEvent
 from tests.doubles import edge_model, recording
 from tests.doubles.edge_parts import T0, ManualClock, block, model_update
@@ -108,6 +110,7 @@ class Scripted:
 
     def start(self, monotonic_s: float, wall_us: int) -> None:
         self.starts += 1
+        self.started_at = monotonic_s, wall_us
         if self.starts <= self.fail_start:
             raise OSError("no such port")
 
@@ -164,16 +167,18 @@ def test_the_wait_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sensor.due_s() == plugins.LONGEST_RETRY_S
 
 
-def test_a_sensor_that_cannot_start_yet_is_started_again() -> None:
+def test_a_sensor_that_cannot_start_yet_is_started_again_with_the_time_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins.time, "monotonic", lambda: 103.5)
     it = Scripted(good())
     it.fail_start = 2
     sensor, told = PluginSensor("own:it", it), []
     sensor.tell = told.append
-    sensor.start(0.0, 0)
+    sensor.start(100.0, T0)
     assert told == ["the sensor 'own:it' failed in start(): OSError: no such port"]
     assert sensor.read() is None
     assert sensor.read() is not None
     assert (it.starts, told[-1]) == (3, "")
+    assert it.started_at == (103.5, T0 + 3_500_000)
 
 
 @pytest.mark.parametrize(
@@ -431,6 +436,18 @@ def test_feedback_cannot_put_a_model_in_the_place_of_a_detector(folder: Path, ow
     assert not engine.wanted
     same, _ = model_update(version=1)  # the package that it stands on, as a pipeline publishes it at its start
     assert engine.offer_model(same, T0) == []
+
+
+def test_a_manifest_that_comes_over_the_wire_names_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(name: str) -> None:
+        raise AssertionError(f"{name} was imported")
+
+    monkeypatch.setattr(plugins.importlib, "import_module", imported)
+    for name in ("os:system", "my_plugins:crest", "__import__"):
+        made = edge_model.files()
+        made[MANIFEST_FILE] = made[MANIFEST_FILE].replace(b'["mean"]', json.dumps([name]).encode())
+        with pytest.raises(ModelError, match="unknown statistics"):
+            build_scorer(load_package(lambda file, made=made: made[file], ("edge",)))  # type: ignore[misc]
 
 
 def test_a_detector_that_remembers_sees_the_windows_of_a_device_in_order(folder: Path, own: types.ModuleType) -> None:
