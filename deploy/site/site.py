@@ -204,7 +204,7 @@ _SYNTHETIC = """\
 kind = "synthetic"                 # a signal made by rule: replace it by your sensor, or by a recording
 rate_hz = 100.0                    # readings per second
 noise = 0.1                        # standard deviation; the sine has amplitude 1
-burst_every = "30s"                # one second of it is off by 3"""
+burst_every = "30s"                # its last second is off by 3: the first alarm comes after 29 s"""
 _RECORDED = """\
 [device.sensor]
 kind = "recorded"                  # replayed as a live device; replace it by your sensor

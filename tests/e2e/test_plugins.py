@@ -28,6 +28,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.parametrize("page", ["plugins.md", "own-pipeline.md"])
+def test_every_link_of_a_page_leads_to_a_file(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs" / page).read_text())
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """What the page says up to the configuration, word for word: a site, and the example in its folder of plug-ins."""
