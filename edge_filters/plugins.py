@@ -118,7 +118,7 @@ class PluginSensor:
         self._said_of_values: set[str] = set()
         self._failures = 0
         self._retry_at_s: float | None = None
-        self._started = False
+        self._started = self._is_due_unknown = False
         self._start_at = (0.0, 0)
 
     def start(self, monotonic_s: float, wall_us: int) -> None:
@@ -138,11 +138,15 @@ class PluginSensor:
                 raise ValueError(f"{due} is no time by time.monotonic")
             return float(due)
         except ANY as cause:
+            self._is_due_unknown = True
             return self._failed("due_s", cause)
 
     def read(self) -> Block | None:
         """The next block, as the engine needs it. A block that is not one is said and left out."""
         self._retry_at_s = None
+        if self._is_due_unknown:  # the shell asks when it is due next, and then comes again
+            self._is_due_unknown = False
+            return None
         if not self._started and not self._start(time.monotonic()):
             return None
         try:
@@ -201,9 +205,12 @@ class PluginSensor:
 
 
 def _as_block(found: Any) -> Block:
-    """A block, or a pair of times and values, with the right types. Raises ValueError."""
+    """A block, or a pair of times and values, with the right types. Raises ValueError.
+
+    Always a copy: windows are kept for a while, and many a sensor fills the same buffer again.
+    """
     times, values = (found.times, found.values) if hasattr(found, "times") else found
-    times, values = np.asarray(times), np.asarray(values, np.float32)
+    times, values = np.array(times), np.array(values, np.float32)
     if times.ndim != 1 or not np.issubdtype(times.dtype, np.integer):
         raise ValueError(
             f"event times must be int64[n], microseconds since 1970 UTC, and are {times.dtype}{list(times.shape)}"

@@ -243,6 +243,30 @@ def test_a_time_that_is_none_is_a_failure_not_the_end(due: Any) -> None:
     assert told[0].startswith("the sensor 'own:it' failed in due_s(): ")
 
 
+def test_a_sensor_that_does_not_know_when_it_is_due_is_not_read_meanwhile() -> None:
+    it = Scripted(good())
+    it.due_s = lambda: 1 / 0  # type: ignore[method-assign]
+    sensor = PluginSensor("own:it", it)
+    sensor.start(0.0, 0)
+    assert sensor.due_s() is not None
+    assert sensor.read() is None
+    assert len(it.script) == 1
+    it.due_s = lambda: 0.0  # type: ignore[method-assign]
+    assert sensor.due_s() == 0.0
+    assert sensor.read() is not None
+
+
+def test_a_sensor_may_fill_the_same_buffer_again() -> None:
+    buffer = good()
+    sensor, _ = guarded(buffer, buffer)
+    first = sensor.read()
+    buffer.values[:] = 7.0
+    buffer.times[:] = 7
+    assert first is not None
+    assert first.values.max() == 0.0
+    assert first.times.tolist() == [0, 1]
+
+
 def test_what_is_no_sensor_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError, match="the sensor 'own:it' is none: it has no start, due_s, read, close"):
         PluginSensor("own:it", object())  # type: ignore[arg-type]
