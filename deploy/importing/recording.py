@@ -58,7 +58,8 @@ class _Held:
 class RecordingWriter:
     """Writes SensorBlocks of any number of devices, in the order of their rows; the same rows give the same bytes.
 
-    As a context: the file appears under its name when the block ends well, and not at all otherwise.
+    As a context: the file appears under its name when the block ends well, and not at all otherwise. An OSError within,
+    such as that of a full disk, becomes a ConfigError.
     """
 
     def __init__(self, path: Path, channels: Sequence[str], cohort: str, about: Mapping[str, str]) -> None:
@@ -71,9 +72,7 @@ class RecordingWriter:
         try:
             self._file = self._part.open("w+b")
         except OSError as cause:
-            raise ConfigError(
-                "the recording cannot be written", file=str(path), cause=cause.strerror, fix="name another with -o"
-            ) from None
+            raise self._unwritable(cause) from None
         blanks = {key: _blank(key) for key in _AT_THE_END}
         self._writer = ContainerWriter(
             self._file,
@@ -87,9 +86,20 @@ class RecordingWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             return  # `finish` has closed it
-        self._file.close()
+        with suppress(OSError):  # closing writes what is left, and cannot on a full disk
+            self._file.close()
         with suppress(OSError):
             self._part.unlink()
+        if isinstance(error, OSError):
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, cause: OSError) -> ConfigError:
+        return ConfigError(
+            "the recording cannot be written",
+            file=str(self.path),
+            cause=cause.strerror,
+            fix="make room, or name another place with -o",
+        )
 
     def add(self, device_id: str, times: Times, values: Floats, labels: Labels | None) -> None:
         """Rows of one device: int64[n] µs, float32[n, c], uint8[n] or None throughout."""

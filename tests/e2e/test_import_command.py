@@ -169,6 +169,26 @@ def test_an_import_that_fails_at_its_second_file_leaves_nothing_behind(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.csv", "pipe.csv"]
 
 
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    (tmp_path / "a.csv").write_text(
+        "time,v\n" + "".join(f"{1_700_000_000 + n},{random.normal()}\n" for n in range(60_000))
+    )
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -f 100; exec "{sys.executable}" -B -m deploy import a.csv -o a.avro'],  # 100 KiB a file
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78, done.stderr
+    assert "the recording cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
 def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,v\n" + "".join(f"{1_700_000_000 + n},{n}\n" for n in range(400_000)))
     ours, theirs = pty.openpty()
