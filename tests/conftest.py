@@ -18,6 +18,8 @@ from schemas.errors import MissingToolError
 from schemas.topics import CATALOGUE
 
 IN_CI = bool(os.environ.get("CI"))
+#: Programs for environments of their own, which have other packages than this one.
+collect_ignore = ["bench/peers/job_bytewax.py", "bench/peers/job_quix.py"]
 
 hypothesis.settings.register_profile("fast", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
