@@ -5,10 +5,10 @@ PY := $(shell command -v python3 || command -v python3.11 || command -v python)
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check fix bench docs ci lock clean
+.PHONY: help setup demo test check fix bench bench-compare docs ci lock clean
 
 help:           ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 setup:          ## .venv, Kafka jars and Prism; a second run does nothing
 	@if [ -z "$(PY)" ]; then echo 'python 3.11 is needed for everything and was not found; install it with `apt-get install python3.11 python3.11-venv`; nothing works without it' >&2; exit 69; fi
@@ -30,8 +30,11 @@ fix: setup      ## what check can repair by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup    ## the figures of tests/bench, on an otherwise quiet machine
+bench: setup    ## the figures of tests/bench, on an otherwise quiet machine; kept in docs/bench-history.jsonl
 	@$(BIN)/python -m tests.bench $(BENCHES)
+
+bench-compare: setup ## what got slower since the commit measured before, or since BASE=commit; exits with 1
+	@$(BIN)/python -m tests.bench compare $(BASE)
 
 docs: setup     ## docs/reference anew, from the code it describes
 	@$(BIN)/python -m deploy.reference

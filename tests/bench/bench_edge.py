@@ -157,7 +157,7 @@ def product(
     rules = Rules()
     names = sorted({block.device_id for block in blocks})
     engine = Engine([Device(name, "bench", 1, slot, rules) for name in names], rules)
-    sensors = {name: Queue([b for b in blocks if b.device_id == name]) for name in names}
+    sensors: dict[str, Any] = {name: Queue([b for b in blocks if b.device_id == name]) for name in names}
     outbox = KafkaOutbox(bootstrap, prefix)
     while not outbox.ready:
         time.sleep(0.01)
@@ -168,7 +168,12 @@ def product(
     clock, cpu = time.perf_counter(), time.process_time()
     finished: list[float] = []
     close = shell._close
-    shell._close = lambda: (finished.append(time.perf_counter()), close())  # type: ignore[method-assign]
+
+    def closing() -> None:
+        finished.append(time.perf_counter())
+        close()
+
+    shell._close = closing  # type: ignore[method-assign]
     shell.run(threading.Event())
     counters = [device.counters for device in engine.devices.values()]
     total = {name: sum(c[name] for c in counters) for name in counters[0]}
@@ -296,22 +301,26 @@ def main() -> None:
             rounds["product"].append(product(blocks, made, servers, "bench.", args.batch, at))
             for name, each in (("bare_flush_each_batch", True), ("bare_flush_at_end", False)):
                 rounds[name].append(bare(blocks, made, servers, "bench.", args.batch, escalate_at, each))
-    best = {name: sorted(runs, key=lambda r: r["readings_per_s"])[len(runs) // 2] for name, runs in rounds.items()}
-    rate = best["product"]["readings_per_s"]
-    print(
-        json.dumps(
-            {
-                "blocks": args.blocks,
-                "batch": args.batch,
-                "escalated": args.escalated,
-                **best,
-                "ratio": round(rate / best["bare_flush_each_batch"]["readings_per_s"], 3),
-                "ratio_to_async": round(rate / best["bare_flush_at_end"]["readings_per_s"], 3),
-                "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            },
-            indent=1,
-        )
-    )
+    runs = rounds["product"]
+    for run in runs:
+        run["readings_per_cpu_s"] = round(READINGS / run["cpu_us_per_block"] * 1e6)
+    best = {name: max(found, key=lambda r: r["readings_per_s"]) for name, found in rounds.items()}
+    report = {
+        "blocks": args.blocks,
+        "batch": args.batch,
+        "escalated": args.escalated,
+        **best,
+        "runs": runs,
+        "ratios": _ratios(runs, rounds["bare_flush_each_batch"]),
+        "ratios_to_async": _ratios(runs, rounds["bare_flush_at_end"]),
+        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+    print(json.dumps(report, indent=1))
+
+
+def _ratios(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[float]:
+    """Rate of each run over that of the bare run beside it."""
+    return [round(a["readings_per_s"] / b["readings_per_s"], 3) for a, b in zip(ours, theirs, strict=True)]
 
 
 if __name__ == "__main__":

@@ -115,12 +115,6 @@ def bare(servers: str, prefix: str, loaded: Loaded, folder: Path, core: int | No
     }
 
 
-def spread(runs: list[dict[str, Any]], key: str) -> list[int]:
-    """Lowest and highest."""
-    values = [run[key] for run in runs]
-    return [min(values), max(values)]
-
-
 def main() -> None:
     """Run and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,11 +152,9 @@ def main() -> None:
     for side, runs in rounds.items():
         if runs:
             report[side] = max(runs, key=lambda r: r["records_per_cpu_s"])
-            report[f"{side}_spread"] = spread(runs, "records_per_cpu_s")
-    if rounds["bare"]:
-        pairs = zip(rounds["product"], rounds["bare"], strict=True)
-        ratios = [round(ours["records_per_cpu_s"] / theirs["records_per_cpu_s"], 3) for ours, theirs in pairs]
-        report |= {"ratio": max(ratios), "ratio_spread": [min(ratios), max(ratios)]}
+    report["runs"] = rounds["product"]
+    pairs = zip(rounds["product"], rounds["bare"], strict=False)
+    report["ratios"] = [round(ours["records_per_cpu_s"] / theirs["records_per_cpu_s"], 3) for ours, theirs in pairs]
     print(json.dumps(report, indent=1))
 
 

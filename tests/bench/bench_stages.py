@@ -139,7 +139,7 @@ def main() -> None:
         slowest = next((n for n in took if args.profile and args.profile in n), max(whole, key=lambda n: whole[n]))
         table = profile(work[slowest], args.top)
     print(f"profile of the slowest stage, {slowest}:\n{table}", file=sys.stderr)
-    print(json.dumps({"us_per_record": took, "sum": round(sum(whole.values()), 1), "slowest": slowest}, indent=1))
+    print(json.dumps({"us_per_record": took, "sums": [round(sum(whole.values()), 1)], "slowest": slowest}, indent=1))
 
 
 if __name__ == "__main__":
