@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploy.model.facts import read_facts
+from deploy.model.words import code
 from schemas.manifest import Feed, Half, Manifest, Package
 
 
@@ -12,13 +13,13 @@ def card(package: Package) -> str:
     out = [
         f"# {manifest.name}, version {manifest.version}",
         "",
-        f"A Tidegate model package for the cohort `{_code(manifest.cohort)}`. Its identity, the hash of its manifest:",
+        f"A Tidegate model package for the cohort `{code(manifest.cohort)}`. Its identity, the hash of its manifest:",
         f"`{package.sha256.hex()}`.",
         "",
         "## What it takes",
         "",
         f"Windows of {manifest.window_readings} readings of {len(manifest.channels)} channel(s): "
-        + ", ".join(f"`{_code(name)}`" for name in manifest.channels[:50])
+        + ", ".join(f"`{code(name)}`" for name in manifest.channels[:50])
         + (" and more" if len(manifest.channels) > 50 else "")
         + ".",
         _scaling(manifest),
@@ -44,13 +45,13 @@ def card(package: Package) -> str:
     out += ["## How good it is", ""]
     if manifest.evaluation:
         out += ["| figure | value |", "|---|---|"]
-        out += [f"| {_code(name)} | {value:g} |" for name, value in sorted(manifest.evaluation.items())]
+        out += [f"| {code(name)} | {value:g} |" for name, value in sorted(manifest.evaluation.items())]
     else:
         out.append(
             "Not measured: the package holds no evaluation. Its thresholds say how rare a score is, not what it means."
         )
     out += ["", "## Where it comes from", ""]
-    out += [f"- {_code(name)}: {_code(value)}" for name, value in sorted(manifest.lineage.items())] or ["Not told."]
+    out += [f"- {code(name)}: {code(value)}" for name, value in sorted(manifest.lineage.items())] or ["Not told."]
     return "\n".join(out) + "\n"
 
 
@@ -59,14 +60,13 @@ def _half(package: Package, half: Half) -> list[str]:
     out = [f"- File `{half.file}`, {half.bytes:,} bytes, SHA-256 `{half.sha256}`"]
     if data is not None:
         facts = read_facts(data)
-        opsets = ", ".join(f"{_code(domain)} {version}" for domain, version in facts.opsets.items())
-        made = f", made by {_code(facts.producer)}" if facts.producer else ""
+        opsets = ", ".join(f"{code(domain)} {version}" for domain, version in facts.opsets.items())
+        made = f", made by {code(facts.producer)}" if facts.producer else ""
         out.append(f"- Opset {opsets}{made}; {sum(facts.operators.values())} nodes, {facts.parameters:,} parameters")
     out += [f"- Input {feed_line(feed, half)}" for feed in (half, *half.also)]
-    out += [f"- Constant `{_code(c.input)}`: {c.dtype}{c.shape} = {c.values[:8]}" for c in half.constants]
+    out += [f"- Constant `{code(c.input)}`: {c.dtype}{c.shape} = {c.values[:8]}" for c in half.constants]
     out += [
-        f"- State `{_code(s.input)}` from `{_code(s.output)}`: {s.dtype}{s.shape}, zero at the start"
-        for s in half.states
+        f"- State `{code(s.input)}` from `{code(s.output)}`: {s.dtype}{s.shape}, zero at the start" for s in half.states
     ]
     if half.remembers:
         out.append(f"- Starts anew after a gap of more than {half.reset_after_us / 1e6:g} s, or where time goes back")
@@ -77,10 +77,10 @@ def _half(package: Package, half: Half) -> list[str]:
 
 def feed_line(feed: Feed, half: Half) -> str:
     """How one input is made, in words."""
-    of = f" of {', '.join(map(_code, feed.channels))}" if feed.channels else ""
+    of = f" of {', '.join(map(code, feed.channels))}" if feed.channels else ""
     units = "" if feed.scaled else ", in the units of the sensor"
     if feed.feed == "features":
-        return f"`{_code(feed.input)}`: {', '.join(feed.statistics)} of each channel{of}{units}"
+        return f"`{code(feed.input)}`: {', '.join(feed.statistics)} of each channel{of}{units}"
     shapes = {
         "rows": "[batch, readings, channels]",
         "channels": "[batch, channels, readings]",
@@ -89,15 +89,15 @@ def feed_line(feed: Feed, half: Half) -> str:
     }
     frames = f", by frames of {half.frame_readings} readings" if half.frame_readings else ""
     context = f", with the {half.context_readings} readings before it in front" if half.context_readings else ""
-    return f"`{_code(feed.input)}`: {feed.dtype} {shapes[feed.layout]}{of}{units}{frames}{context}"
+    return f"`{code(feed.input)}`: {feed.dtype} {shapes[feed.layout]}{of}{units}{frames}{context}"
 
 
 def score_line(half: Half) -> str:
     """Which number is the score, in words."""
     pick = half.pick
-    what = f"`{_code(half.output)}`"
+    what = f"`{code(half.output)}`"
     if pick.label is not None:
-        what = f"class {_code(str(pick.label))} of {what}"
+        what = f"class {code(str(pick.label))} of {what}"
     elif pick.reduce == "error":
         what = f"mean squared difference between {what} and the input"
     elif pick.reduce:
@@ -112,8 +112,3 @@ def _scaling(manifest: Manifest) -> str:
     plain = set(scaling.centre) == {0.0} and set(scaling.scale) == {1.0}
     own = f" {len(manifest.device_scaling)} device(s) have their own." if manifest.device_scaling else ""
     return ("In the units of the sensor." if plain else "Each channel is centred and scaled by the manifest.") + own
-
-
-def _code(text: str) -> str:
-    """Text from a file, harmless in Markdown and on a terminal."""
-    return "".join(c if c.isprintable() and c not in "`|<>[]*\\" else "_" for c in text)[:200]

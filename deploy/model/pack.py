@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from deploy.model import recording
 from deploy.model.facts import read_facts
+from deploy.model.guard import in_time
 from deploy.model.levels import Asked, thresholds
 from deploy.model.said import Around, Said, Understood
 from deploy.model.settle import half_of, probe, settle
 from deploy.model.understand import understand
+from deploy.model.words import plain
 from edge_filters.io.onnx import OnnxRuntime
 from edge_filters.updates import MAX_EDGE_MODEL_BYTES
 from schemas.errors import ConfigError, ModelError
@@ -128,7 +130,8 @@ def pack(order: Order) -> Packed:
     """
     paths = dict(zip(HALVES, (order.files[0], order.files[-1]), strict=True))
     data = {which: read_model(path) for which, path in paths.items()}
-    runtimes = {which: load(paths[which], data[which]) for which in HALVES}
+    with in_time(str(paths["edge"])):
+        runtimes = {which: load(paths[which], data[which]) for which in HALVES}
     recordings = order.scale_from or order.asked.recordings
     shape = recording.shape_of([*order.scale_from, *order.asked.recordings]) if recordings else None
     around = Around(
@@ -144,7 +147,8 @@ def pack(order: Order) -> Packed:
         if around.channels is None and got.channels is not None:
             around = Around(got.window_readings, tuple(f"c{i}" for i in range(got.channels)), None)
         got.channels = len(around.channels or ())
-        settle(runtimes[which], got)
+        with in_time(str(paths[which])):
+            settle(runtimes[which], got)
         _no_questions(got, paths[which])
     assert around.channels is not None
     assert around.window_readings is not None
@@ -153,7 +157,9 @@ def pack(order: Order) -> Packed:
 
 def _no_questions(got: Understood, path: Path) -> None:
     if got.open:
-        raise ConfigError("the model does not tell everything about itself", file=str(path), fix=" | ".join(got.open))
+        raise ConfigError(
+            "the model does not tell everything about itself", file=str(path), fix=plain(" | ".join(got.open), 2_000)
+        )
 
 
 def _made(

@@ -12,6 +12,7 @@ from deploy import output
 from deploy.model import recording
 from deploy.model.card import card, feed_line, score_line
 from deploy.model.facts import Facts, read_facts
+from deploy.model.guard import bounded, in_time
 from deploy.model.levels import Asked
 from deploy.model.options import names, said
 from deploy.model.pack import HALVES, Order, Packed, Which, load, pack, read_model, write
@@ -20,6 +21,7 @@ from deploy.model.said import Around, Understood
 from deploy.model.settle import half_of, settle
 from deploy.model.trial import Trial, attempt
 from deploy.model.understand import RESET_AFTER, understand
+from deploy.model.words import plain
 from schemas.errors import ConfigError, ModelError, exit_code
 from schemas.feeding import Tensor
 from schemas.manifest import Levels, Package, load_package
@@ -28,7 +30,8 @@ from schemas.manifest import Levels, Package, load_package
 def run(args: argparse.Namespace) -> int:
     """One verb. Returns the exit code; raises TidegateError."""
     verbs = {"inspect": _inspect, "pack": _pack, "try": _try, "card": _card}
-    return verbs[args.verb](args)
+    with bounded():
+        return verbs[args.verb](args)
 
 
 # -- inspect ----------------------------------------------------------------------------------------------------------
@@ -43,7 +46,8 @@ def _inspect(args: argparse.Namespace) -> int:
     }
     code = 0
     try:
-        runtime = load(args.model, data)
+        with in_time(str(args.model)):
+            runtime = load(args.model, data)
         report |= {"inputs": _tensors(runtime.inputs), "outputs": _tensors(runtime.outputs)}
         around = Around(args.window, names(args.channels) or None)
         told = said(args, "edge")
@@ -52,7 +56,8 @@ def _inspect(args: argparse.Namespace) -> int:
             runtime.inputs, runtime.outputs, dataclasses.replace(told, reset_after_us=told.reset_after_us or 1), around
         )
         if not got.open and got.window_readings and got.channels:
-            settle(runtime, got)
+            with in_time(str(args.model)):
+                settle(runtime, got)
         if "reset_after_us" in got.fields and told.reset_after_us is None:
             got.open.append(RESET_AFTER)
         report |= _understood(got)
@@ -62,7 +67,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.output == "json":
         output.print_json(report)
     else:
-        print("\n".join(_report_lines(report)))
+        print("\n".join(plain(line, 2_000) for line in _report_lines(report)))
     return code
 
 
@@ -170,7 +175,7 @@ def _pack(args: argparse.Namespace) -> int:
         half = getattr(manifest, which)
         print(f"  {which}: {half.file}, {half.bytes:,} bytes; score: {score_line(half)}")
         for note in packed.understood[which].notes:
-            print(f"    {note}")
+            print(f"    {plain(note, 2_000)}")
     for note in packed.notes:
         print(f"  {note}")
     print(f"  sha256 {packed.package.sha256.hex()}; both halves passed their self-test")

@@ -153,3 +153,46 @@ def dice() -> bytes:
         helper.make_node("ReduceMean", ["noise"], ["score"], axes=[1], keepdims=1),
     ]
     return model(nodes, [("x", FLOAT, ["b", 4])], [("score", FLOAT, ["b", 1])])
+
+
+def endless() -> bytes:
+    """A Loop of 2^40 turns."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_in"], ["go_out"]),
+            helper.make_node("Add", ["sum_in", "sum_in"], ["sum_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_in", FLOAT, ["b", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_out", FLOAT, ["b", 4]),
+        ],
+    )
+    constants = [
+        helper.make_tensor("turns", INT64, [], [2**40]),
+        helper.make_tensor("go", TensorProto.BOOL, [], [True]),
+    ]
+    nodes = [
+        helper.make_node("Loop", ["turns", "go", "x"], ["sum"], body=body),
+        helper.make_node("ReduceMean", ["sum"], ["score"], axes=[1], keepdims=1),
+    ]
+    return model(nodes, [("x", FLOAT, ["b", 4])], [("score", FLOAT, ["b", 1])], constants)
+
+
+def greedy() -> bytes:
+    """Asks for 64 GiB: as many zeros as 2^32 times its input's readings."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Mul", ["shape", "many"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("ReduceMax", ["zeros"], ["most"], keepdims=0),
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Add", ["mean", "most"], ["score"]),
+    ]
+    constants = [helper.make_tensor("many", INT64, [1], [2**16])]
+    return model(nodes, [("x", FLOAT, ["b", 4])], [("score", FLOAT, ["b", 1])], constants)

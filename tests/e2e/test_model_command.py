@@ -13,8 +13,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from deploy import records
+from deploy.broker import Broker
 from deploy.paths import ROOT
 from edge_filters.run import replay
+from pipelines.io.models import Watcher, WatchSettings
+from pipelines.publish import publish, read_package
 from schemas.container import ContainerWriter, read
 from schemas.records import EdgeEvent, SensorBlock
 from tests.doubles import odd_models, recording
@@ -90,8 +94,18 @@ def test_a_classifier_is_inspected_packed_tried_described_and_run_by_an_edge(tmp
     assert [round(event.score, 6) for event in events if event.score > 0.2] == [0.432244] * 25
 
 
+def packed_sum(folder: Path, *words: str | Path) -> Path:
+    """A package of the model with state; every window is escalated, and none raised."""
+    (folder / "sum.onnx").write_bytes(odd_models.running_sum())
+    levels = ("--escalate-at", "0", "--raise-at", "1000000")
+    made = model(
+        "pack", folder / "sum.onnx", "--name", "sum", "--cohort", "pumps", "-o", folder / "sum", *levels, *words
+    )
+    assert made.returncode == 0, made.stderr
+    return folder / "sum"
+
+
 def test_state_runs_on_from_window_to_window_in_an_edge_as_in_a_trial(tmp_path: Path) -> None:
-    (tmp_path / "sum.onnx").write_bytes(odd_models.running_sum())
     times = [*range(12), *range(100, 108)]  # 100 - 11 s: a gap, where it starts anew
     rec = recording.write(
         tmp_path / "rec.avro",
@@ -100,10 +114,7 @@ def test_state_runs_on_from_window_to_window_in_an_edge_as_in_a_trial(tmp_path: 
         times=[recording.T0 + s * 1_000_000 for s in times],
         per_block=4,
     )
-    out = tmp_path / "sum"
-    words = ("--levels-from", rec, "--escalate-at", "0", "--raise-at", "1000")
-    packed = model("pack", tmp_path / "sum.onnx", "--name", "sum", "-o", out, *words)
-    assert packed.returncode == 0, packed.stderr
+    out = packed_sum(tmp_path, "--levels-from", rec)
     tried = model("try", out, rec, "--scores", tmp_path / "s.csv")
     assert tried.returncode == 0, tried.stderr
     in_trial = [float(line.rsplit(",", 1)[1]) for line in (tmp_path / "s.csv").read_text().splitlines()[1:]]
@@ -111,6 +122,50 @@ def test_state_runs_on_from_window_to_window_in_an_edge_as_in_a_trial(tmp_path: 
     with (tmp_path / "replayed" / "edge.events.avro").open("rb") as file:
         at_the_edge = [event.score for event in read(file, EdgeEvent) if isinstance(event, EdgeEvent)]
     assert in_trial == at_the_edge == [4.0, 8.0, 12.0, 4.0, 8.0]
+
+
+@pytest.mark.kafka
+def test_live_the_edge_carries_state_per_device_and_the_pipeline_starts_each_window_anew(
+    tmp_path: Path, broker: Broker, catalogue: str
+) -> None:
+    steps = {"one": 1.0, "two": 2.0}
+    for device, value in steps.items():
+        recording.write(tmp_path / f"{device}.avro", [value] * 400, channels=("a",), device_id=device, per_block=8)
+    out = packed_sum(tmp_path, "--channels", "a", "--reset-after", "1h")
+    tables = "".join(
+        f'[[device]]\nid = "{d}"\nsensor = {{ kind = "recorded", path = "{d}.avro", speed = "max" }}\n' for d in steps
+    )
+    (tmp_path / "edge.toml").write_text(
+        f"""
+        [edge]
+        state_dir = "state"
+        [kafka]
+        bootstrap_servers = "{broker.bootstrap_servers}"
+        topic_prefix = "{catalogue}"
+        [model]
+        path = "{out.name}"
+        {tables}
+        """
+    )
+    command = [sys.executable, "-m", "edge_filters", "run", str(tmp_path / "edge.toml")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    assert ran.returncode == 0, ran.stderr
+    events: dict[str, list[tuple[int, float]]] = {device: [] for device in steps}
+    for record in records.follow(broker.bootstrap_servers, f"{catalogue}edge.events", start="beginning", follow=False):
+        event = record.record
+        assert isinstance(event, EdgeEvent)
+        events[event.device_id].append((event.seq, event.score))
+    for device, value in steps.items():
+        assert [score for _, score in sorted(events[device])] == [4.0 * value * n for n in range(1, 101)]
+
+    publish(read_package(str(out)), broker.bootstrap_servers, catalogue)
+    watcher = Watcher(WatchSettings(broker.bootstrap_servers, catalogue))
+    try:
+        heavy = watcher.wait_ready().heavy("sum")
+        assert heavy is not None
+        assert heavy.score(np.ones((3, 4, 1), np.float32), ["one"] * 3).tolist() == [4.0, 4.0, 4.0]
+    finally:
+        watcher.close()
 
 
 def test_a_page_escapes_what_comes_from_a_recording_and_needs_nothing_from_outside(tmp_path: Path) -> None:
