@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,18 @@ from schemas.errors import ConfigError
 CHANNELS = 64
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder."""
+@functools.cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"utc": utc, "duration": text.duration, "safe_text": text.safe}
-    return environment.get_template(template).render(**values)
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder."""
+    return _environment().get_template(template).render(**values)
 
 
 def write_page(path: Path, page: str) -> None:

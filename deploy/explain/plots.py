@@ -154,13 +154,14 @@ def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int
     levels = [v for level in picture.levels for v in (level.escalate_at, level.raise_at)]
     seen = [v for v in [*levels, *(d.score for d in picture.dots)] if math.isfinite(v)]
     is_log = min(seen) > 0 and max(seen) / min(seen) > 20
-    scale: Callable[[float], float] = math.log10 if is_log else float
+    scale: Callable[[float], float] = math.log10 if is_log else _within_reason
     low, high = scale(min(seen)), scale(max(seen))
     margin = 0.05 * ((high - low) or 1.0)
     low, high = low - margin, high + margin
+    span = (high - low) or 1.0  # far from zero the margin can vanish
 
     def y(value: float) -> float:
-        return top + SCORES * (1 - min(max((scale(value) - low) / (high - low), 0.0), 1.0))
+        return top + SCORES * (1 - min(max((scale(value) - low) / span, 0.0), 1.0))
 
     out = [_tag("rect", "frame", x=float(LEFT), y=top, width=float(WIDTH - LEFT - RIGHT), height=float(SCORES))]
     out += [_text("axis", 4, top - 6, "score, logarithmic" if is_log else "score")]
@@ -185,6 +186,11 @@ def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int
         radius = 1.6 if dot.kind == "audit" else 2.6
         out.append(_tag("circle", dot.kind, cx=x(dot.at_us), cy=y(dot.score), r=radius))
     return out
+
+
+def _within_reason(value: float) -> float:
+    """Scores may be anything finite; beyond this their differences are not."""
+    return min(max(value, -1e150), 1e150)
 
 
 def thinned(dots: Iterable[Dot], most: int = DOTS) -> list[Dot]:

@@ -65,7 +65,7 @@ def percentiles(values_us: Sequence[int]) -> dict[str, float | int | None]:
     """p50 and p99 in milliseconds, and of how many."""
     if not values_us:
         return {"p50": None, "p99": None, "count": 0}
-    p50, p99 = np.percentile(np.array(values_us) / 1000.0, [50, 99])
+    p50, p99 = np.percentile(np.array(values_us, np.float64) / 1000.0, [50, 99])
     return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "count": len(values_us)}
 
 
