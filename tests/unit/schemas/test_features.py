@@ -73,3 +73,16 @@ def test_an_unknown_statistic_is_named_with_the_known_ones() -> None:
 def test_what_is_not_a_batch_of_windows_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="windows must be batch x readings x channels"):
         extract(np.zeros(shape, np.float32), ["mean"])
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 3), st.integers(1, 70), st.integers(1, 3)),
+        elements=st.floats(-1e4, 1e4, width=32),
+    )
+)
+def test_the_extremes_are_the_smallest_and_the_largest_reading_exactly(windows: np.ndarray) -> None:
+    low, high = np.split(extract(windows, ["min", "max"]), 2, axis=1)
+    assert np.array_equal(low, windows.min(axis=1))
+    assert np.array_equal(high, windows.max(axis=1))
