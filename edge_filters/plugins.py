@@ -204,13 +204,15 @@ class PluginSensor:
         return self._retry_at_s
 
 
-def _as_block(found: Any) -> Block:
-    """A block, or a pair of times and values, with the right types. Raises ValueError.
+def _as_block(found: Any) -> Block | None:
+    """A block, or a pair of times and values, with the right types; None where it is empty. Raises ValueError.
 
     Always a copy: windows are kept for a while, and many a sensor fills the same buffer again.
     """
     times, values = (found.times, found.values) if hasattr(found, "times") else found
     times, values = np.array(times), np.array(values, np.float32)
+    if not times.size and not values.size:
+        return None
     if times.ndim != 1 or not np.issubdtype(times.dtype, np.integer):
         raise ValueError(
             f"event times must be int64[n], microseconds since 1970 UTC, and are {times.dtype}{list(times.shape)}"
