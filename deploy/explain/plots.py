@@ -152,25 +152,22 @@ def _band(times: Array, low: Array, high: Array, x: Callable[[float], float]) ->
 
 def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int) -> list[Markup]:
     levels = [v for level in picture.levels for v in (level.escalate_at, level.raise_at)]
-    seen = [v for v in [*levels, *(d.score for d in picture.dots)] if math.isfinite(v)]
+    seen = [_within_reason(v) for v in [*levels, *(d.score for d in picture.dots)]]
     is_log = min(seen) > 0 and max(seen) / min(seen) > 20
-    scale: Callable[[float], float] = math.log10 if is_log else _within_reason
+    scale: Callable[[float], float] = math.log10 if is_log else float
     low, high = scale(min(seen)), scale(max(seen))
     margin = 0.05 * ((high - low) or 1.0)
     low, high = low - margin, high + margin
     span = (high - low) or 1.0  # far from zero the margin can vanish
 
     def y(value: float) -> float:
-        return top + SCORES * (1 - min(max((scale(value) - low) / span, 0.0), 1.0))
+        return top + SCORES * (1 - min(max((scale(_within_reason(value)) - low) / span, 0.0), 1.0))
 
     out = [_tag("rect", "frame", x=float(LEFT), y=top, width=float(WIDTH - LEFT - RIGHT), height=float(SCORES))]
     out += [_text("axis", 4, top - 6, "score, logarithmic" if is_log else "score")]
-    ticks = (
-        [10.0**e for e in range(math.ceil(low), math.floor(high) + 1)]
-        if is_log
-        else np.linspace(low, high, 5)[1:-1].tolist()
-    )
-    for tick in ticks[:12]:
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    ticks = [10.0**e for e in powers[:: len(powers) // 10 + 1]] if is_log else np.linspace(low, high, 5)[1:-1].tolist()
+    for tick in ticks:
         out += [_tag("line", "grid", x1=float(LEFT), x2=float(WIDTH - RIGHT), y1=y(tick), y2=y(tick))]
         out += [_text("axis", 4, y(tick) + 4, f"{tick:.3g}")]
     ends = [*(level.at_us for level in picture.levels[1:]), last][: len(picture.levels)]

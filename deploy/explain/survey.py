@@ -5,6 +5,7 @@ Memory is bounded for signals (a band of smallest and largest values over time);
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -320,7 +321,7 @@ class Survey:
 
     def _levels(self, device: Device, version: int) -> tuple[float, float] | None:
         update = self.updates.get((device.device_id, version)) or self.updates.get((device.cohort, version))
-        if update is not None:
+        if update is not None and math.isfinite(update.escalate_at) and math.isfinite(update.raise_at):
             return update.escalate_at, update.raise_at
         status = device.status
         if status is not None and status.thresholds_version == version:

@@ -188,10 +188,10 @@ def as_json(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _levels(trace: Trace) -> dict[str, float] | None:
+def _levels(trace: Trace) -> dict[str, float | None] | None:
     told = trace.event or trace.decision or trace.sample
     levels = trace.levels_of((told.thresholds_version or 0) if told else 0)
-    return None if levels is None else levels._asdict()
+    return None if levels is None else {name: _number(value) for name, value in levels._asdict().items()}
 
 
 def _record(record: Any) -> dict[str, Any] | None:
@@ -203,7 +203,7 @@ def _record(record: Any) -> dict[str, Any] | None:
             found[name] = value.hex()
     for name in ("values", "event_times", "labels", "manifest"):  # the signal has them, readable
         found.pop(name, None)
-    return found
+    return {name: _number(value) if isinstance(value, float) else value for name, value in found.items()}
 
 
 def _number(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.explain import report
+from deploy.explain import find, report, text
 from deploy.explain.survey import BUCKETS, Band
 from deploy.recording.files import TopicFile
 from schemas.errors import ConfigError
@@ -150,6 +151,17 @@ def test_hostile_names_are_words_and_nothing_is_loaded(tmp_path: Path) -> None:
     assert not [name for name in attributes if name.startswith("on") or name in ("src", "href")]
     assert not re.search(r"url\(|@import", page)
     assert "{{7*7}}" in page
+
+
+def test_thresholds_that_are_no_numbers_are_told_and_not_drawn(tmp_path: Path) -> None:
+    update = one.thresholds(escalate_at=float("nan"), raise_at=float("inf"))
+    folder = one.write_folder(tmp_path / "run", [one.event(), one.decision(one.event()), update])
+    _, page = page_of([folder], tmp_path / "r.html")
+    assert 'class="escalate"' not in page
+    assert "<td>nan</td><td>inf</td>" in page
+    trace = find.in_recordings("pump-1:1:5", [folder])
+    said = json.loads(json.dumps(text.as_json(trace), allow_nan=False))
+    assert (said["levels"]["escalate_at"], said["thresholds"]["raise_at"]) == (None, None)
 
 
 def test_a_damaged_file_is_told_in_the_page(tmp_path: Path) -> None:
