@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TidegateError as error:
         if getattr(args, "check", False) and args.output == "json":
             print(json.dumps({"ok": False, "problem": str(error)}))
-        elif getattr(args, "log_format", "text") == "json" and logging.getLogger().handlers:
+        elif getattr(args, "log_format", "text") == "json":
+            if not logs.is_json():  # it did not get as far as to know its name
+                _log_to_stderr("edge", False, "json")
             logging.getLogger("edge_filters").critical(str(error))
         else:
             print(f"edge-filters: {error}", file=sys.stderr)
@@ -86,7 +88,7 @@ def _log_to_stderr(name: str, verbose: bool, log_format: str = "text", secrets: 
     handler = logging.StreamHandler(sys.stderr)
     text = f"%(asctime)s {name} %(levelname)s %(message)s"
     handler.setFormatter(logs.formatter(log_format, name, text, "%H:%M:%S", secrets))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=log_format == "json")
     if log_format == "json":
         logs.log_uncaught(logging.getLogger("edge_filters"))
     if not verbose:

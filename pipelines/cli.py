@@ -89,7 +89,7 @@ def _log_to_stderr(log_format: str = "text", supervises: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     process = "supervisor" if supervises else "pipeline"
     handler.setFormatter(logs.formatter(log_format, process, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler])
+    logging.basicConfig(handlers=[handler], force=log_format == "json")
     if log_format == "json":
         logs.log_uncaught(logging.getLogger("pipelines"))
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C part writes past every handler

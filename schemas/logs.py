@@ -95,6 +95,11 @@ class JsonLines(Redacting):
         return json.dumps(line, ensure_ascii=False)
 
 
+def is_json() -> bool:
+    """Whether the log of this process is set up as lines of JSON."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+
+
 def passwords(settings: Mapping[str, Any]) -> list[str]:
     """Values of a Kafka client's settings that nobody shall read.
 

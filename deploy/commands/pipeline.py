@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from schemas.logs import format_of
+
 HELP = "run the pipeline (the same as `python -m pipelines …`)"
 EXAMPLES = ""
 
@@ -13,7 +15,8 @@ EXAMPLES = ""
 def forward(argv: Sequence[str]) -> int:
     """Hand everything to the pipeline; the equal command goes to stderr."""
     words = with_defaults(argv)
-    print(f"+ {shlex.join(['python', '-m', 'pipelines', *words])}", file=sys.stderr, flush=True)
+    if format_of(words) == "text":
+        print(f"+ {shlex.join(['python', '-m', 'pipelines', *words])}", file=sys.stderr, flush=True)
     from pipelines.cli import main
 
     return main(words)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_filters import outgoing
+from edge_filters.device import Rules
 from edge_filters.engine import Engine
 from edge_filters.outgoing import pack, pack_status
 from edge_filters.telemetry import HANGS_S, Meters, hanging, readiness, readings
@@ -88,8 +93,6 @@ def test_only_a_loop_that_stands_still_is_not_alive() -> None:
 
 
 def test_events_and_samples_leave_with_the_trace_of_their_event_and_nothing_else_does() -> None:
-    from edge_filters.device import Rules
-
     eng = engine(rules=Rules(audit_rate=1.0))
     clock = ManualClock()
     records = [*eng.step([block([0.0] * 4 + [5.0] * 4)], clock).records, *eng.flush(clock).records]
@@ -106,3 +109,15 @@ def test_events_and_samples_leave_with_the_trace_of_their_event_and_nothing_else
     assert kinds == {"EdgeEvent", "SensorBlock", "EdgeAggregate"}
     status = next(iter(eng.devices.values())).status(Health.OK, T0)
     assert outgoing.headers(pack_status(status)) == []
+
+
+@pytest.mark.parametrize("module", [("edge_filters",), ("deploy", "edge")])
+def test_with_log_format_json_a_configuration_that_cannot_be_read_is_a_line_of_json_and_nothing_else(
+    module: tuple[str, ...], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", *module, "run", str(tmp_path / "none.toml"), "--log-format=json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert line["severity"] == "CRITICAL"
+    assert "the configuration cannot be read" in line["body"]
