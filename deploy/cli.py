@@ -29,6 +29,7 @@ COMMANDS = (
     "doctor",
     "topics",
     "tail",
+    "dlq",
     "edge",
     "pipeline",
 )

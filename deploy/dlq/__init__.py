@@ -1,0 +1,1 @@
+"""Dead letters: what the pipeline refused, read back, shown, and sent again where that can help."""
