@@ -1,10 +1,11 @@
 """The aggregate stream: edge sketches to fleet windows in event time, with late data as corrections.
 
-Two steps. `Sum` adds up a chunk's aggregates per window, so that what crosses the shuffle is one element per chunk,
-cohort and window. `Publish` keeps the sum of each window in state, writes it when the watermark passes the window's
-end, and writes it again, larger, for everything that comes later until the allowed lateness is over. What it writes is
-always the whole window: a reader replaces by cohort and window_start and never has to add. `Split` has refused what is
-too late by the time of its chunk; what became too late on the way here is counted, and begins no window anew.
+Two steps. `Sum` adds up the aggregates of a bundle per window, so that what crosses the shuffle, and costs a round
+trip for its state, is one element per cohort and window and not one for each chunk of each partition. `Publish` keeps
+the sum of each window in state, writes it when the watermark passes the window's end, and writes it again, larger, for
+everything that comes later until the allowed lateness is over. What it writes is always the whole window: a reader
+replaces by cohort and window_start and never has to add. `Split` has refused what is too late by the time of its
+chunk; what became too late on the way here is counted, and begins no window anew.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from apache_beam.coders import BytesCoder
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
-from apache_beam.transforms.window import TimestampedValue
+from apache_beam.transforms.window import GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.elements import Lanes
 from pipelines.fleet import Fleet, add_up
@@ -59,9 +61,18 @@ class FleetWindows(beam.PTransform):
 _START = struct.Struct(">q")
 
 
+#: Sums that a bundle may hold; one that replays months is let go in between.
+MAX_HELD = 1_000
+
+
 class _Sum(beam.DoFn):
     def __init__(self, rule: WindowRule) -> None:
         self._rule = rule
+        self._held: dict[tuple[bytes, int], Fleet] = {}
+
+    def start_bundle(self) -> None:
+        """Nothing of an earlier bundle, which may have failed, is carried over."""
+        self._held = {}
 
     def process(self, lanes: Lanes) -> Iterator[TimestampedValue]:
         groups: dict[tuple[bytes, int], list[Fleet]] = defaultdict(list)
@@ -75,8 +86,22 @@ class _Sum(beam.DoFn):
         if flow is not None and flow.ledger is not None:
             parts = [(start + self._rule.size_us, key, first[key, start]) for key, start in groups]
             flow.ledger.contribute(FLEET_LANE, lanes.receipt, parts)
-        for (key, start), group in groups.items():
-            yield TimestampedValue((_START.pack(start) + key, add_up(group).to_bytes()), Timestamp(micros=start))
+        for at, group in groups.items():
+            total = add_up(group)
+            self._held[at] = self._held[at].merge(total) if at in self._held else total
+        if len(self._held) > MAX_HELD:
+            for element, at_us in self._let_go():
+                yield TimestampedValue(element, at_us)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Hand on what the bundle added up."""
+        for element, at_us in self._let_go():
+            yield WindowedValue(element, at_us, [GlobalWindow()])
+
+    def _let_go(self) -> Iterator[tuple[tuple[bytes, bytes], Timestamp]]:
+        held, self._held = self._held, {}
+        for (key, start), total in held.items():
+            yield (_START.pack(start) + key, total.to_bytes()), Timestamp(micros=start)
 
 
 class _Publish(beam.DoFn):
