@@ -258,7 +258,8 @@ class _Log:
         return {Place(told.topic, told.partition): told.offset for told in found}
 
     def seek(self, place: Place, offset: int) -> None:
-        # Not seek(), which fails while the client has not begun to fetch the partition.
+        # Resumed first, because a pause outlives an assignment; not seek(), which fails before the first fetch.
+        self._consumer.resume([ck.TopicPartition(*place)])
         self._consumer.incremental_unassign([ck.TopicPartition(*place)])
         self._consumer.incremental_assign([ck.TopicPartition(*place, offset)])
         self._positions[place] = offset

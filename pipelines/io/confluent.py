@@ -80,6 +80,7 @@ class ConfluentReader:
         self._notes: KafkaPythonReader | None = None
         self._positions: dict[Partition, int] = {}
         self._gone: dict[Partition, int] = {}
+        self._paused: set[Partition] = set()
 
     def partitions(self, topic: str) -> list[int]:
         """See LogReader."""
@@ -89,12 +90,16 @@ class ConfluentReader:
 
     def assign(self, offsets: Mapping[Partition, int]) -> None:
         """See LogReader."""
+        for partition in list(self._paused):
+            self.resume(partition)
         with _answered():
             self._consumer.assign([ck.TopicPartition(*p, offset) for p, offset in offsets.items()])
         self._positions, self._gone = dict(offsets), {}
 
     def seek(self, partition: Partition, offset: int) -> None:
         """See LogReader."""
+        if partition in self._paused:  # it would stay so, in a new assignment, too
+            self.resume(partition)
         with _answered():  # not seek(), which fails while the client has not begun to fetch the partition
             self._consumer.incremental_unassign([ck.TopicPartition(*partition)])
             self._consumer.incremental_assign([ck.TopicPartition(*partition, offset)])
@@ -105,11 +110,13 @@ class ConfluentReader:
         """See LogReader."""
         with _answered():
             self._consumer.pause([ck.TopicPartition(*partition)])
+        self._paused.add(partition)
 
     def resume(self, partition: Partition) -> None:
         """See LogReader."""
         with _answered():
             self._consumer.resume([ck.TopicPartition(*partition)])
+        self._paused.discard(partition)
 
     def read(self, timeout_s: float, max_records: int) -> list[Read]:
         """See LogReader."""
