@@ -13,8 +13,8 @@ examples:
   tidegate model try build/vad talk.avro --html talk.html             scores, plot, and time per window
   tidegate model card build/vad                                       a model card, as Markdown
 
-What the tensors do not tell is asked for, with the option that answers it. Options that say how a model is fed hold for
-both models; those of the heavy one are also there as --heavy-…, such as --heavy-score. docs/models.md has more.
+What the tensors do not tell is asked for, with the option that answers it. Of two files, the heavy one has its own
+options as --heavy-…, such as --heavy-score. docs/models.md has more.
 exit codes: 0 done, 2 wrong options, 65 the model cannot run here (and why), 78 something must be said
 """
 

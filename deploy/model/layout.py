@@ -129,7 +129,9 @@ def _of_one(
     if numbers is None:
         return layout, long, wide
     if wide is None and long is None:
-        got.notes.append(f"{tensor.name} takes {numbers} numbers: read as {numbers} readings of one channel")
+        got.notes.append(
+            f"{tensor.name} takes {numbers} numbers: read as {numbers} readings of one channel; --window 1: channels"
+        )
         wide = 1
     if wide is None:
         wide = numbers // (long or 1)

@@ -55,7 +55,12 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _feeding(inspect, heavy=False)
     output.add_format(inspect, ("text", "json"))
 
-    pack = verbs.add_parser("pack", help="make a package of a model, or of a light and a heavy one")
+    pack = verbs.add_parser(
+        "pack",
+        help="make a package of a model, or of a light and a heavy one",
+        epilog="With one file, how it is fed holds for both halves. With two it holds for the edge model; the heavy one "
+        "has the same options as --heavy-…: --heavy-input, --heavy-feed, --heavy-score. docs/models.md explains them.",
+    )
     pack.add_argument("models", type=Path, nargs="+", metavar="MY.onnx", help="one for both halves, or EDGE and HEAVY")
     pack.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where the package goes")
     pack.add_argument("--name", required=True, help="name of the model")
@@ -120,8 +125,8 @@ def _feeding(parser: argparse.ArgumentParser, *, heavy: bool) -> None:
             )
 
 
-def said(args: argparse.Namespace, half: str) -> Said:
-    """What was said of a half; the heavy one follows the edge's where it has nothing of its own.
+def said(args: argparse.Namespace, half: str, *, one_file: bool = True) -> Said:
+    """What was said of a half; where both are one file, the heavy one follows the edge's in what is not said of it.
 
     Raises: ConfigError: a duration that is none.
     """
@@ -130,7 +135,8 @@ def said(args: argparse.Namespace, half: str) -> Said:
     values: dict[str, Any] = {}
     for _, field, _ in _OF_A_HALF:
         value = getattr(args, f"{half}_{field}", None)
-        value = getattr(args, f"edge_{field}") if value is None else value
+        if value is None and one_file:
+            value = getattr(args, f"edge_{field}")
         if value is not None:
             values[field] = value
     for field in ("inputs", "constants", "states"):

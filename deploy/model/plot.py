@@ -94,7 +94,7 @@ def svg(trial: Trial, device_id: str, trace: Trace) -> str:
     out.append(f'<path d="M{"L".join(points)}" fill="none" stroke="currentColor" stroke-width="1"/>')
     for (what, value), colour in zip(marks.items(), ("#e69f00", "#d62728"), strict=False):
         out.append(f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="{colour}"/>')
-        out.append(f'<text x="{WIDTH - 70}" y="{y(value) - 3:.1f}">{what} {value:.4g}</text>')
+        out.append(f'<text x="{WIDTH - 10}" y="{y(value) - 3:.1f}" text-anchor="end">{what} {value:.4g}</text>')
     hot = np.flatnonzero(scores >= limits.escalate_at)[:2_000]
     out += [f'<circle cx="{x(at):.1f}" cy="{y(float(scores[at])):.1f}" r="2" fill="#d62728"/>' for at in hot.tolist()]
     bottom = top + SCORE

@@ -126,7 +126,7 @@ def _order(args: argparse.Namespace, files: tuple[Path, ...], name: str, levels_
         raise ConfigError("a package has an edge and a heavy model", got=[str(f) for f in files], fix="give one or two")
     return Order(
         files=files,
-        said={which: said(args, which) for which in HALVES},
+        said={which: said(args, which, one_file=len(files) == 1) for which in HALVES},
         name=name,
         cohort=getattr(args, "cohort", None),
         version=getattr(args, "version", 1),

@@ -168,6 +168,23 @@ def test_live_the_edge_carries_state_per_device_and_the_pipeline_starts_each_win
         watcher.close()
 
 
+def test_of_two_files_each_has_its_own_options(tmp_path: Path) -> None:
+    (tmp_path / "light.onnx").write_bytes(odd_models.mean_of(["b", 4]))
+    (tmp_path / "heavy.onnx").write_bytes(odd_models.first_number(["b", 8, 2]))
+    words = ("pack", tmp_path / "light.onnx", tmp_path / "heavy.onnx", "--name", "two", "-o", tmp_path / "two")
+    words += ("--channels", "p,q", "--window", "8", "--feed", "features", "--statistics", "mean,max")
+    words += ("--escalate-at", "1", "--raise-at", "2", "--format", "json")
+    made = model(*words)
+    assert made.returncode == 0, made.stderr
+    halves = json.loads(made.stdout)["halves"]
+    assert halves["edge"]["understood"]["feeds"] == ["`x`: mean, max of each channel"]
+    assert halves["heavy"]["understood"]["feeds"] == ["`x`: float32 [batch, readings, channels]"]
+    assert halves["heavy"]["understood"]["score"] == "class 1 of `out`"
+    flipped = model(*words, "--heavy-score", "out:max", "--heavy-flip", "negate")
+    assert json.loads(flipped.stdout)["halves"]["heavy"]["understood"]["score"] == "minus max of `out`"
+    assert json.loads(flipped.stdout)["halves"]["edge"]["understood"]["score"] == "`score`"
+
+
 def test_a_page_escapes_what_comes_from_a_recording_and_needs_nothing_from_outside(tmp_path: Path) -> None:
     hostile = "</svg><script>alert(1)</script>"
     rec = flowers(tmp_path / "rec.avro", list(FLOWERS) * 5, width=hostile)
