@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words[:1]
     words = words[1:] if debug else words
-    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    if words[:1] not in (["edge"], ["pipeline"]):  # those set up their own log, which would come too late
+        level = logging.INFO if debug else logging.ERROR
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     if not debug:  # its warnings repeat, with less context, what our sentences say
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
     try:

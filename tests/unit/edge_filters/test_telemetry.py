@@ -121,3 +121,17 @@ def test_with_log_format_json_a_configuration_that_cannot_be_read_is_a_line_of_j
     (line,) = map(json.loads, done.stderr.splitlines())
     assert line["severity"] == "CRITICAL"
     assert "the configuration cannot be read" in line["body"]
+
+
+@pytest.mark.parametrize("module", [("edge_filters",), ("deploy", "edge")])
+def test_progress_is_shown_also_under_the_tidegate_command(module: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()  # without a manifest: the run ends after its first sentence
+    config = tmp_path / "edge.toml"
+    config.write_text(
+        '[edge]\nstate_dir = "state"\n[kafka]\nbootstrap_servers = "127.0.0.1:1"\n[model]\npath = "model"\n'
+        '[http]\nport = 0\n[[device]]\nid = "p"\nsensor = { kind = "synthetic" }\n'
+    )
+    command = [sys.executable, "-m", *module, "run", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "INFO metrics and probes are on http://127.0.0.1:" in done.stderr
