@@ -59,7 +59,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
         "pack",
         help="make a package of a model, or of a light and a heavy one",
         epilog="With one file, how it is fed holds for both halves. With two it holds for the edge model; the heavy "
-        "one has the same options as --heavy-…: --heavy-input, --heavy-feed, --heavy-score. docs/models.md explains them.",
+        "one has the same options as --heavy-…: --heavy-input, --heavy-feed, --heavy-score. See docs/models.md.",
     )
     pack.add_argument("models", type=Path, nargs="+", metavar="MY.onnx", help="one for both halves, or EDGE and HEAVY")
     pack.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="where the package goes")
