@@ -127,13 +127,12 @@ def by_thresholds(trace: Trace, version: int) -> str:
 def remarks(trace: Trace) -> Iterator[str]:
     """What is unusual about the trace."""
     latencies = trace.latencies_ms()
-    if any(abs(ms) > STRANGE_MS for name, ms in latencies.items() if name != "window"):
+    if trace.is_replayed:
+        yield "an offline replay decided it: its times are those of the recording, so there are no latencies to tell"
+    elif any(abs(ms) > STRANGE_MS for name, ms in latencies.items() if name != "window"):
         yield "event times and clocks are far apart: a replay that kept its recorded times, or a wrong device clock"
     elif any(ms < 0 for ms in latencies.values()):
         yield "a hop seems to end before it began: the clocks of device, broker and cloud disagree"
-    d = trace.decision
-    if d is not None and d.decided_at == d.edge_decided_at:
-        yield "an offline replay decided it: it dates final decisions as the provisional ones, so they show no latency"
     for what, count in trace.copies.items():
         if count > 1:
             yield f"{what} found {count} times under this identity; readers keep the first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -191,6 +191,11 @@ class Trace:
         return next((m for m in self.models if m.manifest_sha256 == sha256), None)
 
     @property
+    def is_replayed(self) -> bool:
+        """Whether an offline replay decided it: that dates the final decision as the provisional one."""
+        return self.decision is not None and self.decision.decided_at == self.decision.edge_decided_at
+
+    @property
     def why(self) -> str:
         """Why the final decision is what it is, in words; empty where there is none."""
         d = self.decision
@@ -250,9 +255,12 @@ class Trace:
                 yield Hop("applied", item.applied_at, "device", f"thresholds {update.version} {verb} on the device")
 
     def latencies_ms(self) -> dict[str, float]:
-        """From hop to hop, and in all, milliseconds; negative where two clocks disagree."""
+        """From hop to hop, and in all, milliseconds; negative where two clocks disagree.
+
+        Of a replay, only the window's length.
+        """
         at = {hop.name: hop.at_us for hop in self.hops() if hop.name not in ("failed", "feedback", "applied")}
-        pairs = (
+        pairs: Sequence[tuple[str, str, str]] = (
             ("window", "sensed_from", "sensed_to"),
             ("edge", "sensed_to", "edge_decided"),
             ("uplink", "edge_decided", "sent"),
@@ -260,6 +268,7 @@ class Trace:
             ("publishing", "decided", "published"),
             ("in_all", "sensed_to", "published" if "published" in at else "decided"),
         )
+        pairs = pairs[:1] if self.is_replayed else pairs
         return {name: (at[b] - at[a]) / 1000 for name, a, b in pairs if a in at and b in at}
 
 

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from deploy.explain import find, text
 from deploy.explain.page import write
 from deploy.explain.trace import sparkline
+from pipelines.decide import by_heavy_model
 from schemas.errors import CheckFailed, DecodeError
 from tests.doubles import one_event as one
 from tests.doubles import records as make
@@ -77,6 +78,14 @@ def test_a_decision_alone_says_that_its_event_is_gone(tmp_path: Path) -> None:
     assert "its event was not found" in page
     assert "decision found 2 times under this identity" in page
     assert "thresholds 4; where they came from was not found" in page
+
+
+def test_an_offline_replay_is_called_one_and_tells_no_latency(tmp_path: Path) -> None:
+    event = one.event(decided_at=T + 36_000_000 * MS)
+    decided = by_heavy_model(event, 1.5, 2.0, 2, one.HEAVY, decided_at=event.decided_at)
+    trace = find.in_recordings("pump-1:1:5", [one.write_folder(tmp_path / "run", [event, decided])])
+    assert trace.latencies_ms() == {"window": 700.0}
+    assert [line for line in text.remarks(trace) if "offline replay" in line]
 
 
 @pytest.mark.parametrize(
