@@ -28,6 +28,7 @@ class HttpServer:
                 host=host,
                 port=port,
                 cause=str(cause),
+                errno=getattr(cause, "errno", None),
                 fix="take another port, or 0 for a free one",
             ) from None
         self.host, self.port = self._listener.getsockname()[:2]

@@ -5,6 +5,7 @@ The thread asks every few seconds, however often somebody scrapes, and a broker 
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -20,14 +21,17 @@ from pipelines.io.http import HttpServer
 from pipelines.io.models import Shelves
 from pipelines.io.partition import Partition
 from pipelines.telemetry import Counters, State, hanging, readiness, readings
+from schemas.errors import ConfigError
 from schemas.exposition import CONTENT_TYPE, expose
 from schemas.metrics import Process, Readings
-from schemas.probes import Page, Readiness, alive
+from schemas.probes import Page, Pages, Readiness, alive
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 REQUEST_MS = 5_000
+#: How long a port that is in use is waited for: longer than a worker drains.
+PATIENCE_S = 25.0
 
 
 class Probe:
@@ -45,7 +49,7 @@ class Probe:
         self._asker: Any = None
         self._stop = threading.Event()
         state, version = self.state, product_version()
-        self._server = HttpServer(
+        self._server = listen(
             host,
             port,
             {
@@ -115,7 +119,7 @@ class SupervisorProbe:
         self.restarts = self.crashes = 0
         self.up = False
         self._version = product_version()
-        self._server = HttpServer(
+        self._server = listen(
             host,
             port,
             {
@@ -141,6 +145,25 @@ class SupervisorProbe:
         out.set("tidegate_supervisor_worker_up", float(self.up))
         out.set("tidegate_supervisor_build_info", 1.0, "supervisor", self._version)
         return out
+
+
+def listen(host: str, port: int, pages: Pages, patience_s: float = PATIENCE_S) -> HttpServer:
+    """A server. A port that is taken is waited for: after kill -9 of a supervisor its worker still drains.
+
+    Raises ConfigError: the address cannot be had.
+    """
+    deadline_s = time.monotonic() + patience_s
+    said = False
+    while True:
+        try:
+            return HttpServer(host, port, pages)
+        except ConfigError as wrong:
+            if wrong.where.get("errno") != errno.EADDRINUSE or time.monotonic() >= deadline_s:
+                raise
+            if not said:
+                log.warning("port %d is in use; waiting up to %.0f s for it", port, patience_s)
+            said = True
+            time.sleep(0.25)
 
 
 def metrics_page(found: Readings) -> Page:

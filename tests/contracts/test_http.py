@@ -13,6 +13,7 @@ import pytest
 
 from edge_filters.io import http as edge_http
 from pipelines.io import http as pipeline_http
+from pipelines.io.probe import listen
 from schemas.errors import ConfigError
 from schemas.probes import DEADLINE_S, MAX_CONNECTIONS, Page, Readiness
 from tests.doubles import scrape
@@ -173,3 +174,27 @@ def test_a_port_that_is_taken_is_a_sentence(server: Any) -> None:
     with pytest.raises(ConfigError, match="cannot listen for scrapes and probes"):
         type(server)("no.such.host.invalid", 0, {})
     assert threading.active_count() == threads
+
+
+def test_the_pipeline_waits_for_a_port_that_an_earlier_worker_still_has(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match="cannot listen"):
+        listen("127.0.0.1", server.port, {}, patience_s=0.0)
+    threading.Timer(0.5, server.close).start()
+    again = listen("127.0.0.1", server.port, {"/livez": lambda: Page(b"new")})
+    try:
+        assert scrape.get(f"http://127.0.0.1:{again.port}/livez") == (200, b"new")
+        assert f"port {again.port} is in use" in caplog.text
+    finally:
+        again.close()
+
+
+def test_an_address_that_can_never_be_had_is_not_waited_for() -> None:
+    with pytest.raises(ConfigError, match="cannot listen"):
+        listen("192.0.2.1", 0, {}, patience_s=3600.0)
+
+
+def test_the_twins_are_the_same_but_for_what_they_say_of_each_other() -> None:
+    edge, pipeline = (Path(module.__file__).read_text() for module in (edge_http, pipeline_http))
+    assert edge.replace("The pipelines have", "The edge has") == pipeline
