@@ -53,8 +53,10 @@ def moment(text: str) -> Moment:
     try:
         return Moment(sign * duration_us(text.removeprefix("-")), relative=True)
     except ConfigError as wrong:
+        neither = f"neither a time nor a duration: {text[:60]!r}"
         raise ConfigError(
-            f"neither a time nor a duration: {text[:60]!r}", fix="write it like 2026-05-01T12:00:00Z, or like 10min"
+            wrong.problem if wrong.problem.startswith("missing unit") else neither,
+            fix="write it like 10min, or like 2026-05-01T12:00:00Z",
         ) from wrong
 
 
