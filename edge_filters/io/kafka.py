@@ -229,8 +229,20 @@ class _Log:
         return position
 
     def read(self, timeout_s: float, max_records: int) -> list[tuple[Place, Sequence[Any]]]:
+        _unpark(self._consumer)
         polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
         return [(Place(*where), messages) for where, messages in polled.items()]
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def _unpark(consumer: Any) -> None:
+    """Let kafka-python 3.0 go back to what it holds of partitions that were paused in the middle of a fetch.
+
+    It does so only while the place for "the fetch that is being handed out" holds None. A fetch that was handed out
+    to its end stays there, empty, and for as long as it does the others are neither handed out nor fetched anew.
+    """
+    fetcher = consumer._fetcher
+    if not fetcher._next_partition_records:
+        fetcher._next_partition_records = None

@@ -54,6 +54,7 @@ class KafkaPythonReader:
 
     def read(self, timeout_s: float, max_records: int) -> list[Read]:
         """See LogReader."""
+        _unpark(self._consumer)
         with _answered():
             polled = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
         out = []
@@ -92,6 +93,17 @@ class KafkaPythonReader:
         with _answered():
             found = question([TopicPartition(*p) for p in partitions], timeout_ms=REQUEST_MS)
         return {Partition(*tp): offset for tp, offset in found.items()}
+
+
+def _unpark(consumer: KafkaConsumer) -> None:
+    """Let kafka-python 3.0 go back to what it holds of partitions that were paused in the middle of a fetch.
+
+    It does so only while the place for "the fetch that is being handed out" holds None. A fetch that was handed out
+    to its end stays there, empty, and for as long as it does the others are neither handed out nor fetched anew.
+    """
+    fetcher = consumer._fetcher
+    if not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
 
 
 @contextmanager

@@ -181,6 +181,24 @@ def test_a_file_larger_than_the_queue_comes_through_while_it_is_taken_out(publis
     assert next_of(inbox, 12) == chunks
 
 
+def test_a_file_that_is_given_up_in_the_middle_does_not_stand_in_the_way_of_the_next(
+    publish: Publish, inbox: LogInbox
+) -> None:
+    small = cut(b"s" * 1000)
+    for n in range(120):  # more than one poll takes, so that some of a fetch is left over
+        publish(cut(b"%d" % n * 100)[0])
+    publish(small[0])
+    ready(inbox)
+    inbox.want({cut(b"0" * 100)[0].sha256})
+    next_of(inbox, 1)
+    inbox.want(())
+    for version in range(1, 4):
+        publish(thresholds(version=version))
+        next_of(inbox, 1)
+    inbox.want({small[0].sha256})
+    assert next_of(inbox, 1) == small
+
+
 def test_a_record_that_cannot_be_read_is_a_sentence_and_what_follows_is_given_out(
     publish: Publish, inbox: LogInbox
 ) -> None:

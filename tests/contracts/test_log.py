@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from pipelines.io.feed import Feed
 from pipelines.io.feed_config import FeedConfig
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import Taken
+from pipelines.io.transport import LogReader
 from schemas.librdkafka import Library
 from tests.doubles.log import MemoryLog
 from tests.wait import until
@@ -42,6 +44,14 @@ class InMemory:
     def feed(self, config: FeedConfig) -> Feed:
         return Feed(config, self.log.reader_for(config.group_id))
 
+    def reader(self, topic: str) -> LogReader:
+        return self.log.reader()
+
+    def fill(self, topic: str, values: list[bytes], partitions: int) -> None:
+        for number in range(partitions):
+            for value in values:
+                self.log.write(topic, value, partition=number)
+
     def transaction(self, topic: str, value: bytes) -> Callable[[], None]:
         self.log.begin(topic)
         self.log.write(topic, value)
@@ -61,6 +71,16 @@ class OnBroker:
 
     def feed(self, config: FeedConfig) -> Feed:
         return Feed(config)
+
+    def reader(self, topic: str) -> LogReader:
+        return FeedConfig(topics=(topic,), bootstrap_servers=self._servers, library=self._library).reader()
+
+    def fill(self, topic: str, values: list[bytes], partitions: int) -> None:
+        with KafkaProducer(bootstrap_servers=self._servers) as out:
+            for number in range(partitions):
+                for value in values:
+                    out.send(topic, value, partition=number)
+            out.flush()
 
     def create(self, topic: str, partitions: int = 1, config: dict[str, str] | None = None) -> None:
         with Cluster(self._servers) as cluster:
@@ -376,3 +396,78 @@ def test_a_log_that_comes_late_is_waited_for(world: World, topic: str, open_feed
     assert feed.starts() == {}
     world.start()
     Tick(feed, topic).until_values(b"a")
+
+
+def test_a_partition_that_was_paused_in_the_middle_of_a_fetch_is_read_on_once_it_is_resumed(world: World) -> None:
+    topic = f"log-{uuid.uuid4().hex[:8]}"
+    world.create(topic, 2)
+    world.fill(topic, [b"%d" % n for n in range(100)], 2)
+    reader = world.reader(topic)
+    got = {Partition(topic, n): 0 for n in range(2)}
+
+    def read() -> int:
+        found = reader.read(0.05, 10)
+        for partition, records, _ in found:
+            got[partition] += len(records)
+        return len(found)
+
+    try:
+        reader.assign(got)
+        until(read, "a first record")
+        begun = next(partition for partition, count in got.items() if count)
+        (other,) = set(got) - {begun}
+        reader.pause(begun)
+        while got[other] < 100:
+            until(read, "more of the other one")
+        reader.resume(begun)
+        while got[begun] < 100:
+            until(read, "the rest of the first one")
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_however_it_is_sent_about_and_paused_records_come_in_order_from_where_it_was_sent(
+    world: World, seed: int
+) -> None:
+    topic, random = f"log-{uuid.uuid4().hex[:8]}", Random(seed)
+    world.create(topic, 3)
+    world.fill(topic, [b"%d" % n for n in range(2000)], 3)
+    partitions = [Partition(topic, n) for n in range(3)]
+    next_one, paused = dict.fromkeys(partitions, 0), set()
+    reader = world.reader(topic)
+    try:
+        assert reader.partitions(topic) == [0, 1, 2]
+        assert reader.first(partitions) == dict.fromkeys(partitions, 0)
+        assert reader.ends(partitions) == dict.fromkeys(partitions, 2000)
+        reader.assign(next_one)
+        for _ in range(60):
+            for partition, records, size in reader.read(0.02, random.choice([1, 10, 500])):
+                assert partition not in paused
+                at = next_one[partition]
+                assert [(r.offset, r.value) for r in records] == [(n, b"%d" % n) for n in range(at, at + len(records))]
+                assert size == sum(len(r.value or b"") for r in records)
+                next_one[partition] += len(records)
+                assert reader.position(partition) == next_one[partition]
+            partition, what = random.choice(partitions), random.random()
+            if what < 0.3:
+                next_one[partition] = random.randrange(2000)
+                reader.seek(partition, next_one[partition])
+                paused.discard(partition)
+            elif what < 0.4:
+                reader.pause(partition)
+                paused.add(partition)
+            elif what < 0.6:
+                reader.resume(partition)
+                paused.discard(partition)
+        for partition in paused:
+            reader.resume(partition)
+
+        def everything() -> bool:
+            for partition, records, _ in reader.read(0.05, 500):
+                next_one[partition] += len(records)
+            return set(next_one.values()) == {2000}
+
+        until(everything, "the rest")
+    finally:
+        reader.close()
