@@ -64,9 +64,9 @@ def thresholds(
         else:
             bounds = _bounds_of(levels)
         if threshold is None:
-            (threshold,) = recording.rounded(
-                [float(np.quantile(scores["heavy"], 1 - asked.heavy_share))], _LEVEL_DIGITS
-            )
+            median, above = _ordinary(scores["heavy"])
+            wanted = max(float(np.quantile(scores["heavy"], 1.0 - asked.heavy_share)), median + above)
+            (threshold,) = recording.rounded([wanted], _LEVEL_DIGITS)
             share = np.mean(scores["heavy"] >= threshold)
             notes.append(f"the heavy model's threshold {threshold:g} is reached by {share:.2%} of them")
         return levels, bounds, threshold
@@ -121,8 +121,7 @@ def levels_of(scores: Scores, share: float) -> tuple[Levels, Bounds]:
     """
     if not 0.0 < share < 1.0 / 3.0:
         raise ConfigError("the share of escalated windows must lie between 0 and a third", got=share)
-    median = float(np.median(scores))
-    above = max(_LEAST_ABOVE * float(np.std(scores)), 1e-6 * max(1.0, abs(median)))
+    median, above = _ordinary(scores)
     quantiles = np.quantile(scores, [1.0 - share, 1.0 - share / 10, 1.0 - 3 * share])
     escalate_at, raise_at, clear_at = recording.rounded(
         np.maximum(quantiles, median + above * np.array([1.0, 2.0, 0.5])), _LEVEL_DIGITS
@@ -132,6 +131,12 @@ def levels_of(scores: Scores, share: float) -> tuple[Levels, Bounds]:
         escalate_at=max(escalate_at, clear_at), raise_at=max(raise_at, escalate_at, clear_at), clear_at=clear_at
     )
     return levels, Bounds(low=min(low, levels.escalate_at), high=max(high, levels.raise_at))
+
+
+def _ordinary(scores: Scores) -> tuple[float, float]:
+    """The median, and how far above it any level stands at least."""
+    median = float(np.median(scores))
+    return median, max(_LEAST_ABOVE * float(np.std(scores)), 1e-6 * max(1.0, abs(median)))
 
 
 def _bounds_of(levels: Levels) -> Bounds:

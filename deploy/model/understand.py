@@ -37,8 +37,8 @@ def understand(inputs: Sequence[Tensor], outputs: Sequence[Tensor], said: Said, 
     """
     _refuse_what_takes_no_numbers(inputs, outputs)
     got = Understood(window_readings=around.window_readings, channels=len(around.channels) if around.channels else None)
-    constants = _constants(inputs, said, around, got)
-    rest = [t for t in inputs if t.name not in {c.input for c in constants}]
+    constants, asked = _constants(inputs, said, around, got)
+    rest = [t for t in inputs if t.name not in {c.input for c in constants} | asked]
     states = _states(rest, outputs, said, got)
     rest = [t for t in rest if t.name not in {s.input for s in states}]
     feeds = _feeds(rest, said, around, got)
@@ -97,9 +97,13 @@ def _is_map(tensor: Tensor) -> bool:
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def _constants(inputs: Sequence[Tensor], said: Said, around: Around, got: Understood) -> list[Constant]:
+def _constants(
+    inputs: Sequence[Tensor], said: Said, around: Around, got: Understood
+) -> tuple[list[Constant], set[str]]:
+    """Constants, and names of those whose value is asked for."""
     by_name = {tensor.name: tensor for tensor in inputs}
-    found = []
+    found: list[Constant] = []
+    asked: set[str] = set()
     for text in said.constants:
         name, equals, value = text.partition("=")
         if name not in by_name or not equals:
@@ -116,8 +120,8 @@ def _constants(inputs: Sequence[Tensor], said: Said, around: Around, got: Unders
             got.notes.append(f"{tensor.name} is {round(around.rate_hz)}: the recording's readings per second")
         elif tensor.name not in [text.partition("=")[0] for text in said.inputs]:
             got.open.append(f"what is the constant input {tensor.name}, {tensor}? --constant {tensor.name}=VALUE")
-            found.append(_constant(tensor, "0"))
-    return found
+            asked.add(tensor.name)
+    return found, asked
 
 
 def _is_single(tensor: Tensor) -> bool:

@@ -185,6 +185,14 @@ def test_a_window_too_large_for_a_manifest_says_what_to_do(tmp_path: Path) -> No
         pack(order(tmp_path, odd_models.mean_of(["b", 20_000])))
 
 
+def test_where_every_window_scores_the_same_the_heavy_model_calls_none_of_them_anomalous(tmp_path: Path) -> None:
+    rec = recording.write(tmp_path / "rec.avro", [0.3] * 80)
+    packed = pack(order(tmp_path, odd_models.mean_of(["b", 4, 2]), levels=None, threshold=None, recordings=(rec,)))
+    threshold = packed.package.manifest.heavy.threshold
+    assert threshold is not None
+    assert scorer(packed.package, "heavy").score(np.full((1, 4, 2), 0.3, np.float32), ["x"])[0] < threshold < 0.31
+
+
 @pytest.mark.parametrize("scores", [np.zeros(100), np.full(100, 0.5), np.array([0.0] * 99 + [1.0]), -np.ones(10)])
 def test_where_most_scores_are_one_number_the_ordinary_window_stays_below_the_levels(scores: np.ndarray) -> None:
     levels, bounds = levels_of(scores, 0.05)

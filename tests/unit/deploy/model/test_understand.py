@@ -115,6 +115,7 @@ def test_the_gap_that_makes_it_forget_is_asked_for_or_follows_from_the_rate() ->
 def test_a_scalar_is_asked_for_a_sample_rate_is_known_from_the_recording() -> None:
     tensors = x(None, 4), Tensor("sr", "int64", ())
     assert got(*tensors).open == ["what is the constant input sr, int64[]? --constant sr=VALUE"]
+    assert got(*tensors).fields["constants"] == []
     assert got(*tensors, around=Around(rate_hz=16000.0)).fields["constants"][0].values == [16000.0]
     assert got(*tensors, constants=("sr=8000",)).fields["constants"][0].values == [8000.0]
 
