@@ -66,6 +66,13 @@ class TopicFile:
             self._stamps.write(f"{stamp.partition},{stamp.offset},{stamp.stamped_ms}\n")
         self.written += 1
 
+    def flush(self) -> None:
+        """Give the system what is buffered, so that a killed process leaves it. Raises OSError: the disk failed."""
+        self._writer.close()  # writes a block; more may follow
+        for file in (self._file, self._stamps):
+            if file is not None:
+                file.flush()
+
     def finish(self) -> None:
         """Write out, force to disk, and take the name. Raises OSError: the disk failed."""
         self._writer.close()

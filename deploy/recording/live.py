@@ -15,7 +15,7 @@ from typing import Any
 from deploy import records
 from deploy.recording.progress import Progress
 from deploy.recording.span import ALL, Span, blocks
-from deploy.replay import assign, cut_to, readings_in, recordings_in
+from deploy.replay import assign, cut_to, is_recorded_topics, readings_in, recordings_in
 from edge_filters.assemble import build_scorer
 from edge_filters.blocks import Block
 from edge_filters.device import Device, Rules, Slot
@@ -66,6 +66,12 @@ def replay_live(inputs: Sequence[Path], settings: LiveSettings) -> dict[str, Any
         raise ConfigError(
             "event times cannot be moved to now at --speed max: they would run ahead of the clock",
             fix="give a speed such as 100x, or --times recorded",
+        )
+    if topic_folder := next((path for path in inputs if is_recorded_topics(path)), None):
+        raise ConfigError(
+            "recorded topics hold what an edge sent already, and only readings can be replayed live",
+            folder=str(topic_folder),
+            fix="give the recording of readings, or leave --kafka out to decide the topics again",
         )
     if not settings.models:
         raise ConfigError("no model is named", fix="name packages with --models; `tidegate train` makes one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ from schemas import topics
 from schemas.codec import decode_any
 from schemas.errors import ConfigError, DecodeError, SpoolError
 from schemas.topics import Topic
+
+#: How much of a recording a killed process may lose, seconds.
+FLUSH_S = 5.0
 
 
 @dataclass(slots=True)
@@ -86,6 +90,14 @@ class Recorder:
         result.left_out += 1
         result.problem = result.problem or f"partition {message.partition}, offset {message.offset}: {why}"
 
+    def flush(self) -> None:
+        """Leave nothing in memory. Raises SpoolError: the disk failed."""
+        for name, file in self._open.items():
+            try:
+                file.flush()
+            except OSError as cause:
+                raise _disk(self.files[name], cause) from cause
+
     def finish(self) -> None:
         """Give the files their names. Raises SpoolError: the disk failed; files before it are whole."""
         for name, file in self._open.items():
@@ -116,6 +128,16 @@ def record(
     Raises: UnavailableError: no broker, or no such topic. ConfigError: a file cannot be made. SpoolError: the disk
     failed.
     """
+    flushed_s = time.monotonic()
+
+    def stopped() -> bool:
+        nonlocal flushed_s
+        if begun and time.monotonic() - flushed_s > FLUSH_S:
+            recorder.flush()
+            flushed_s = time.monotonic()
+        return stop()
+
+    begun = False
     reading = records.messages(
         bootstrap_servers,
         list(recorder.files),
@@ -123,9 +145,8 @@ def record(
         until_us=until_us,
         limit=limit,
         follow=follow,
-        stop=stop,
+        stop=stopped,
     )
-    begun = False
     try:
         recorder.begin()
         begun = True

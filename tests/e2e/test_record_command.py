@@ -262,6 +262,26 @@ def test_a_followed_recording_is_whole_after_sigterm_and_has_what_came_meanwhile
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_broker_that_goes_and_comes_back_costs_no_record(broker: Broker, catalogue: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=(60, 1000, 2)).astype("<f4")
+    events = [encode(make.event(seq=i, readings=1000, values=noise[i].tobytes())) for i in range(60)]
+    send(broker, topics.EVENTS, catalogue, events[:40])
+    command = [
+        sys.executable, "-m", "deploy", "record", "edge.events", "-o", str(tmp_path / "e.avro"), "--follow", "-n", "60",
+        "--format", "json", "-b", broker.bootstrap_servers, "--prefix", catalogue,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / "e.avro.part"
+    until(lambda: part.exists() and part.stat().st_size > 40_000, "blocks reached the file", within_s=60)
+    broker.stop()
+    broker.start()
+    send(broker, topics.EVENTS, catalogue, events[40:])
+    stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout)["stopped"] is False
+    assert [e.seq for e in records(tmp_path / "e.avro")] == list(range(60))
+
+
 def test_what_is_no_record_is_left_out_and_told_and_nothing_is_overwritten(
     broker: Broker, catalogue: str, tmp_path: Path
 ) -> None:

@@ -40,6 +40,18 @@ def test_dropped_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_flushed_is_readable_although_nothing_finished(tmp_path: Path) -> None:
+    file = TopicFile(tmp_path / "edge.events.avro", EdgeEvent)
+    for seq in range(5):
+        file.write(make.event(seq=seq), Stamp(0, seq, 0))
+        file.flush()
+    part = tmp_path / "edge.events.avro.part"
+    assert [f.record.seq for f in found_in(part) if isinstance(f.record, EdgeEvent)] == list(range(5))
+    file.write(make.event(seq=5), Stamp(0, 5, 0))
+    file.finish()
+    assert len(list(found_in(tmp_path / "edge.events.avro"))) == 6
+
+
 def test_records_come_back_with_their_stamps(tmp_path: Path) -> None:
     found = list(found_in(recorded(tmp_path)))
     assert [f.record.seq for f in found if isinstance(f.record, EdgeEvent)] == [0, 1, 2]

@@ -44,6 +44,11 @@ def settings(broker: Broker, catalogue: str, tmp_path: Path) -> LiveSettings:
     )
 
 
+def test_recorded_topics_are_not_sent_again(settings: LiveSettings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only readings can be replayed live"):
+        replay_live([one.write_folder(tmp_path / "run")], settings)
+
+
 def test_a_replay_is_one_epoch_more_than_the_topic_knows_and_refuses_a_running_device(
     broker: Broker, catalogue: str, settings: LiveSettings, tmp_path: Path
 ) -> None:
