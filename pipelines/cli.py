@@ -118,11 +118,15 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 
 def _run(command: str, argv: list[str]) -> int:
-    from apache_beam.options.pipeline_options import StandardOptions
+    if command == "run" and _on_prism(argv) and not {"-h", "--help"} & set(argv):
+        # Beam is not imported here: a supervisor is small. The job checks the options, and what it refuses is final.
+        from pipelines.supervisor import supervise
 
+        return supervise(argv)
     from pipelines.options import TidegateOptions, check, help_text
 
-    sys.argv[0] = f"python -m pipelines {command}"  # Beam's parsers name the program in their usage errors by it
+    # Beam's parsers name the program in their usage errors by it; a supervised job was asked for as `run`.
+    sys.argv[0] = f"python -m pipelines {os.environ.get('TIDEGATE_SUPERVISED') or command}"
     if {"-h", "--help"} & set(argv):
         print(f"{RUN_EXAMPLES}\n{help_text(command)}")
         return 0
@@ -130,15 +134,16 @@ def _run(command: str, argv: list[str]) -> int:
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, logs.Redacting):
             handler.formatter.keep(logs.passwords(options.view_as(TidegateOptions).client()))
-    runner = options.view_as(StandardOptions).runner.lower()
-    if command == "run" and runner.endswith(("prism", "prismrunner")):
-        from pipelines.supervisor import supervise
-
-        return supervise(argv)
     from pipelines.job import run_until_signal
 
     run_until_signal(argv)
     return 0
+
+
+def _on_prism(argv: list[str]) -> bool:
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given.add_argument("--runner", default="")
+    return str(given.parse_known_args(argv)[0].runner).lower().endswith(("prism", "prismrunner"))
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -131,10 +131,11 @@ class Supervisor:
 def supervise(argv: Sequence[str]) -> int:
     """Run `python -m pipelines job` with these arguments under supervision; the exit code."""
     command = [sys.executable, "-m", "pipelines", "job", *argv]
+    os.environ["TIDEGATE_SUPERVISED"] = "run"  # what the user called it, for the sentences of the job
     given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     given.add_argument("--supervisor_metrics_port", type=int, default=None)
     given.add_argument("--metrics_host", default="127.0.0.1")
-    ours = given.parse_known_args(list(argv))[0]  # checked before, with all of Beam's
+    ours = given.parse_known_args(list(argv))[0]  # the job checks them again, with all of Beam's
     if ours.supervisor_metrics_port is None:
         return Supervisor(command, RestartPolicy()).run()
     from pipelines.io.probe import SupervisorProbe
