@@ -30,6 +30,7 @@ COMMANDS = (
     "topics",
     "tail",
     "dlq",
+    "ledger",
     "edge",
     "pipeline",
 )

@@ -202,6 +202,7 @@ class Shell:
             return
         parcels: list[Parcel] = []
         for record in step.records:
+            self.engine.devices[record.device_id].counters["records_enqueued"] += 1
             try:
                 parcels.append(pack(record))
                 if type(record) is EdgeEvent:
@@ -209,8 +210,6 @@ class Shell:
             except DecodeError as too_large:
                 log.error("%s: a record cannot be sent: %s", record.device_id, too_large)
                 self.engine.devices[record.device_id].counters["records_dropped"] += 1
-                continue
-            self.engine.devices[record.device_id].counters["records_enqueued"] += 1
         self._courier.put(parcels)
 
     def _pump(self) -> None:

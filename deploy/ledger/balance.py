@@ -1,0 +1,417 @@
+"""The book balanced: what each device says it made against what is there, and every difference by name. Pure.
+
+Three witnesses, none of which needs to be believed alone: the counters of a device's last report, the aggregates,
+which say how many windows of each moment were escalated, and the decisions, which name the events they are of. All
+counters of one report belong to the same moment, and the sequence numbers below its count of windows are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from deploy.ledger.book import LANES, Book, LifeBook
+from deploy.recording.span import utc
+from schemas import topics
+from schemas.ids import Identity, chosen_for_audit
+from schemas.records import DeviceStatus, Health
+
+_EVENTS, _AGGREGATES, _SAMPLES = LANES
+#: Seqs that one finding names one by one, as ranges.
+_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One difference. `explained` says by what, and is empty where nothing does. `count` may be a lower bound."""
+
+    kind: str  # missing, differing, repeated, undecided, waiting, doubled, counters
+    device_id: str
+    boot_epoch: int
+    lane: str
+    count: int
+    what: str
+    explained: str = ""
+    ranges: tuple[tuple[int, int], ...] = ()  # of seq, both ends included; empty where the seqs are not known
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """One lane of one life. `made` is None where no report says; `there` counts identities, `again` further copies."""
+
+    device_id: str
+    boot_epoch: int
+    lane: str
+    made: int | None
+    there: int
+    missing: int
+    again: int
+    decided: int | None
+
+
+@dataclass(slots=True)
+class DeviceRow:
+    """One device over all its lives. Readings, windows and records as its reports count them."""
+
+    device_id: str
+    lives: int
+    health: str
+    sensed: int = 0
+    aggregated: int = 0
+    invalid: int = 0
+    windows: int = 0
+    unscored: int = 0
+    answered: int = 0
+    sent: int = 0
+    evicted: int = 0
+    in_spool: int = 0
+    missing: int = 0
+    unexplained: int = 0
+
+
+@dataclass(slots=True)
+class Balance:
+    """All of it. Balanced when no finding is unexplained."""
+
+    devices: list[DeviceRow] = field(default_factory=list)
+    lanes: list[LaneRow] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def unexplained(self) -> list[Finding]:
+        """Findings that nothing explains."""
+        return [finding for finding in self.findings if not finding.explained]
+
+
+def ranges_of(seqs: list[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as ranges, both ends included.
+
+    >>> ranges_of([3, 4, 5, 9])
+    ((3, 5), (9, 9))
+    """
+    out: list[tuple[int, int]] = []
+    for seq in sorted(seqs):
+        if out and out[-1][1] == seq - 1:
+            out[-1] = (out[-1][0], seq)
+        else:
+            out.append((seq, seq))
+    return tuple(out)
+
+
+def named(ranges: tuple[tuple[int, int], ...]) -> str:
+    """Ranges for people.
+
+    >>> named(((3, 5), (9, 9)))
+    'seq 3..5, 9'
+    """
+    text = ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in ranges[:_NAMED])
+    return f"seq {text}" + (f" and {len(ranges) - _NAMED} more ranges" if len(ranges) > _NAMED else "")
+
+
+def balance(book: Book, *, settled_ms: int) -> Balance:
+    """Balance a book. Events stamped after `settled_ms` may still be undecided."""
+    out = Balance()
+    for device_id, lives in book.by_device():
+        row = DeviceRow(device_id, len(lives), "unknown")
+        missing: list[Finding] = []
+        first_life = {lane: next((life for life in lives if life.lanes[lane].seen), None) for lane in LANES}
+        for life in lives:
+            begins = {lane: _begins(book, life, lane, first_life[lane]) for lane in LANES}
+            out.findings += _counters(life)
+            lost = list(_missing(life, begins))
+            missing += lost
+            out.findings += _copies(life)
+            if book.checks_decisions:
+                out.findings += _decisions(book, life, begins[_EVENTS], settled_ms)
+            for lane in LANES:
+                gone = sum(finding.count for finding in lost if finding.lane == lane)
+                out.lanes.append(_lane_row(life, lane, gone, book.checks_decisions))
+            _add(row, life)
+        row.missing = sum(finding.count for finding in missing)
+        row.unexplained = max(0, row.missing - row.evicted - row.in_spool)
+        out.findings += [_explain(finding, row) for finding in missing]
+        out.devices.append(row)
+    for place, problem in book.unreadable:
+        reason = book.dead.get((place.topic, place.partition, place.offset), "")
+        where = f"{place.topic}/{place.partition}@{place.offset}"
+        explained = f"dead letter, {reason}" if reason else "it is no record of a device"
+        out.findings.append(Finding("unreadable", "", 0, place.topic, 1, f"{where}: {problem}", explained))
+    return out
+
+
+# -- what should be there -------------------------------------------------------------------------------------------
+
+
+def _begins(book: Book, life: LifeBook, lane: str, first: LifeBook | None) -> int | None:
+    """First seq of this life that must be there; None where what was read says nothing about it."""
+    if lane in book.missing:
+        return None
+    if lane not in book.cut:
+        return 0
+    if first is None or life.boot_epoch < first.boot_epoch:
+        return None
+    return min(life.lanes[lane].seen) if life is first else 0
+
+
+def _windows(report: DeviceStatus) -> int:
+    """Windows a device had numbered when it reported: every seq below is in its counters."""
+    return report.counters.get("windows_scored", 0) + report.counters.get("windows_unscored", 0)
+
+
+def _counters(life: LifeBook) -> Iterator[Finding]:
+    """Whether a report's own sums hold."""
+    report = life.report
+    if report is None:
+        return
+    c = {name: report.counters.get(name, 0) for name in report.counters}
+
+    def wrong(what: str, count: int) -> Finding:
+        return Finding("counters", life.device_id, life.boot_epoch, topics.STATUS.name, abs(count), what)
+
+    open_readings = c.get("readings_sensed", 0) - c.get("readings_invalid", 0) - c.get("readings_aggregated", 0)
+    if open_readings < 0 or (open_readings and report.health is Health.STOPPED):
+        yield wrong(
+            f"{c.get('readings_sensed', 0)} readings sensed are not {c.get('readings_invalid', 0)} invalid + "
+            f"{c.get('readings_aggregated', 0)} aggregated",
+            open_readings,
+        )
+    undecided = c.get("windows_scored", 0) - c.get("windows_answered", 0) - c.get("windows_escalated", 0)
+    if undecided:
+        yield wrong(
+            f"{c.get('windows_scored', 0)} windows scored are not {c.get('windows_answered', 0)} answered + "
+            f"{c.get('windows_escalated', 0)} escalated",
+            undecided,
+        )
+    waiting = _waiting(report)
+    if not 0 <= waiting <= report.spool_records:
+        yield wrong(
+            f"{c.get('records_enqueued', 0)} records enqueued are not {c.get('records_acked', 0)} acknowledged + "
+            f"{c.get('records_dropped', 0)} evicted + at most {report.spool_records} in the spool",
+            waiting if waiting < 0 else waiting - report.spool_records,
+        )
+
+
+def _waiting(report: DeviceStatus) -> int:
+    """Records of the device in the spool of its process when it reported."""
+    c = report.counters
+    return c.get("records_enqueued", 0) - c.get("records_acked", 0) - c.get("records_dropped", 0)
+
+
+def _missing(life: LifeBook, begins: dict[str, int | None]) -> Iterator[Finding]:
+    yield from _missing_aggregates(life, begins[_AGGREGATES])
+    yield from _missing_events(life, begins[_EVENTS])
+    yield from _missing_samples(life, begins[_SAMPLES])
+
+
+def _lost(life: LifeBook, lane: str, count: int, what: str, ranges: tuple[tuple[int, int], ...] = ()) -> Finding:
+    return Finding("missing", life.device_id, life.boot_epoch, lane, count, what, ranges=ranges)
+
+
+def _missing_aggregates(life: LifeBook, begin: int | None) -> Iterator[Finding]:
+    """Their seqs have no holes; what is missing behind the last one shows in the readings."""
+    seen = life.lanes[_AGGREGATES].seen
+    if begin is None:
+        return
+    gap = [seq for seq in range(begin, max(seen, default=-1) + 1) if seq not in seen]
+    if gap:
+        ranges = ranges_of(gap)
+        yield _lost(life, _AGGREGATES, len(gap), named(ranges), ranges)
+    if life.report is None or begin or gap:
+        return
+    there = sum(one.readings for one in life.sums.values())
+    short = life.report.counters.get("readings_aggregated", 0) - there
+    if short > 0:
+        last = max(seen, default=-1)
+        yield _lost(life, _AGGREGATES, 1, f"at least one after seq {last}: {short} readings aggregated are not there")
+
+
+def _missing_events(life: LifeBook, begin: int | None) -> Iterator[Finding]:
+    if begin is None:
+        return
+    seen = life.lanes[_EVENTS].seen
+    exact = sorted(seq for seq in life.decided.seen if seq not in seen and seq >= begin)
+    if exact:
+        ranges = ranges_of(exact)
+        yield _lost(life, _EVENTS, len(exact), f"{named(ranges)}: decided, but not there", ranges)
+    elsewhere = exact + [seq for seq in seen if seq not in life.events]  # or there, but not readable
+    named_so_far = len(exact)
+    if life.events:
+        for thin in _thin_windows(life, begin):
+            unknown = thin.missing - sum(thin.low <= seq <= thin.high for seq in elsewhere)
+            if unknown > 0:
+                named_so_far += unknown
+                within = f", in seq {thin.low}..{thin.high}" if thin.low <= thin.high else ""  # clocks may jump back
+                what = (
+                    f"{unknown} of the {thin.escalated} escalated windows that ended between "
+                    f"{utc(thin.start_us)} and {utc(thin.end_us)}{within}"
+                )
+                yield _lost(life, _EVENTS, unknown, what)
+    if life.report is None or begin:
+        return
+    made = life.report.counters.get("windows_escalated", 0)
+    there = sum(seq < _windows(life.report) for seq in seen)
+    if made - there > named_so_far:
+        rest = made - there - named_so_far
+        yield _lost(life, _EVENTS, rest, f"{rest} of {made} escalated windows, nothing tells which")
+    elif there > made:
+        what = f"{there} are there, and its report counts {made}"
+        yield Finding("counters", life.device_id, life.boot_epoch, _EVENTS, there - made, what)
+
+
+class _Thin(NamedTuple):
+    """An aggregate window with fewer events than it counts; those missing have seqs in low..high, both included."""
+
+    missing: int
+    escalated: int
+    low: int
+    high: int
+    start_us: int
+    end_us: int
+
+
+def _thin_windows(life: LifeBook, begin: int) -> Iterator[_Thin]:
+    spans: dict[tuple[int, int], int] = {}
+    for one in life.sums.values():
+        spans[one.start_us, one.end_us] = spans.get((one.start_us, one.end_us), 0) + one.escalated
+    seqs = sorted(life.events)
+    first_us = life.events[seqs[0]].sensed_to if begin else -(2**63)
+    by_time = sorted((life.events[seq].sensed_to, seq) for seq in seqs)
+    at = 0
+    for (start, end), escalated in sorted(spans.items()):
+        while at < len(by_time) and by_time[at][0] < start:
+            at += 1
+        stop = at
+        while stop < len(by_time) and by_time[stop][0] < end:
+            stop += 1
+        count = escalated - (stop - at)
+        if count > 0 and start > first_us:
+            low = by_time[at - 1][1] + 1 if at else begin
+            high = by_time[stop][1] - 1 if stop < len(by_time) else _last_seq(life)
+            yield _Thin(count, escalated, low, high, start, end)
+
+
+def _last_seq(life: LifeBook) -> int:
+    last = max((*life.lanes[_EVENTS].seen, *life.lanes[_SAMPLES].seen, *life.decided.seen), default=0)
+    return last if life.report is None else max(last, _windows(life.report) - 1)
+
+
+def _missing_samples(life: LifeBook, begin: int | None) -> Iterator[Finding]:
+    """The draw of the audit sample is a hash of the identity, so what should have been drawn is known."""
+    if begin is None or begin or life.report is None:
+        return
+    made, windows = life.report.counters.get("windows_sampled", 0), _windows(life.report)
+    seen = life.lanes[_SAMPLES].seen
+    short = made - sum(seq < windows for seq in seen)
+    if short <= 0:
+        return
+    drawn = [
+        seq
+        for seq in (range(windows) if life.audit_rate else ())
+        if seq not in seen
+        and seq not in life.events
+        and chosen_for_audit(Identity(life.device_id, life.boot_epoch, seq).event_id, life.audit_rate)
+    ]
+    ranges = ranges_of(drawn)
+    if len(drawn) == short:
+        yield _lost(life, _SAMPLES, short, named(ranges), ranges)
+    elif drawn:
+        yield _lost(life, _SAMPLES, short, f"{short} of {made}, among {named(ranges)}")
+    else:
+        yield _lost(life, _SAMPLES, short, f"{short} of {made}, nothing tells which")
+
+
+def _explain(finding: Finding, row: DeviceRow) -> Finding:
+    """Eviction and the spool are counted per device: they explain what is missing all together, or not at all."""
+    if row.unexplained:
+        return finding
+    parts = [f"{row.evicted} evicted"] * bool(row.evicted) + [f"{row.in_spool} in the spool"] * bool(row.in_spool)
+    return replace(finding, explained=" + ".join(parts) + f" cover the {row.missing} missing")
+
+
+# -- what is there more than once, and what became of it --------------------------------------------------------------
+
+
+def _copies(life: LifeBook) -> Iterator[Finding]:
+    for lane in LANES:
+        book = life.lanes[lane]
+        same = ranges_of([seq for seq in book.again if seq not in book.differing])
+        if same:
+            count = sum(book.again[seq] for seq in book.again if seq not in book.differing)
+            yield Finding(
+                "repeated",
+                life.device_id,
+                life.boot_epoch,
+                lane,
+                count,
+                named(same),
+                "the same bytes, sent again",
+                same,
+            )
+        if book.differing:
+            ranges = ranges_of(sorted(book.differing))
+            what = f"{named(ranges)}: two different records under one identity; a cloned or rolled-back device?"
+            yield Finding("differing", life.device_id, life.boot_epoch, lane, len(book.differing), what, ranges=ranges)
+
+
+def _decisions(book: Book, life: LifeBook, begin: int | None, settled_ms: int) -> Iterator[Finding]:
+    """Exactly one decision per event."""
+
+    def found(kind: str, seqs: list[int], what: str, explained: str = "") -> Iterator[Finding]:
+        if seqs:
+            ranges = ranges_of(seqs)
+            yield Finding(
+                kind, life.device_id, life.boot_epoch, topics.DECISIONS.name, len(seqs), f"{named(ranges)}: {what}",
+                explained, ranges,
+            )  # fmt: skip
+
+    undecided: list[int] = []
+    waiting: list[int] = []
+    refused: dict[str, list[int]] = {}
+    for seq, event in life.events.items():
+        if seq in life.decided.seen:
+            continue
+        reasons = [book.dead.get(place[:3]) for place in event.places]
+        if all(reasons):
+            refused.setdefault(str(reasons[0]), []).append(seq)
+        elif max(place.stamped_ms for place in event.places) > settled_ms:
+            waiting.append(seq)
+        else:
+            undecided.append(seq)
+    yield from found("undecided", undecided, "no decision")
+    yield from found("waiting", waiting, "no decision yet", "they came just now")
+    for reason, seqs in refused.items():
+        yield from found("refused", seqs, "no decision", f"dead letter, {reason}")
+    doubled = [seq for seq in life.decided.again if begin is not None and seq >= begin]
+    differ = [seq for seq in doubled if seq in life.decided.differing]
+    yield from found("doubled", [seq for seq in doubled if seq not in differ], "decided more than once, the same way")
+    yield from found("doubled", differ, "decided more than once, and not the same way")
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _lane_row(life: LifeBook, lane: str, missing: int, decides: bool) -> LaneRow:
+    book = life.lanes[lane]
+    counter = {_EVENTS: "windows_escalated", _SAMPLES: "windows_sampled"}.get(lane)
+    made = None if life.report is None or counter is None else life.report.counters.get(counter, 0)
+    decided = sum(seq in life.decided.seen for seq in book.seen) if decides and lane == _EVENTS else None
+    again = sum(book.again.values())
+    return LaneRow(life.device_id, life.boot_epoch, lane, made, len(book.seen), missing, again, decided)
+
+
+def _add(row: DeviceRow, life: LifeBook) -> None:
+    """A life into its device's row; what waits in the spool is what the last report says."""
+    row.sent += sum(len(book.seen) for book in life.lanes.values())
+    if life.report is None:
+        return
+    c = life.report.counters
+    row.health = life.report.health.value
+    row.sensed += c.get("readings_sensed", 0)
+    row.aggregated += c.get("readings_aggregated", 0)
+    row.invalid += c.get("readings_invalid", 0)
+    row.windows += _windows(life.report)
+    row.unscored += c.get("windows_unscored", 0)
+    row.answered += c.get("windows_answered", 0)
+    row.evicted += c.get("records_dropped", 0)
+    row.in_spool = max(0, min(_waiting(life.report), life.report.spool_records))
