@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 HELP = "make a recording from CSV, Parquet, npy or npz"
 EXAMPLES = """\
@@ -135,13 +138,32 @@ def run(args: argparse.Namespace) -> int:
         missing=tuple(args.missing),
         drop_untimed=args.drop_untimed,
     )
-    with _Bar(args.quiet) as bar:
+    with _ending_in_order(), _Bar(args.quiet) as bar:
         report = import_files(args.files, args.out, wanted, bar.tell)
     if args.json:
         output.print_json(report.as_json())
     else:
         print("\n".join(lines(report)))
     return 0
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Signals that would end the process at once become an exception, so that half a recording goes with it."""
+    import signal
+    import sys
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:  # not those that nohup or a caller has taken
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _Bar:
@@ -178,12 +200,12 @@ def _list(words: list[str]) -> tuple[str, ...]:
     return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
 
 
-def _sentence(check: object, text: str) -> object:
+def _sentence(check: Callable[[str], Any], text: str) -> Any:
     """Result of a check of ours; its error as argparse's."""
     from schemas.errors import ConfigError
 
     try:
-        return check(text)  # type: ignore[operator]
+        return check(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

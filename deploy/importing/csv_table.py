@@ -6,6 +6,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,7 +89,10 @@ def _decode(head: bytes, stated: str | None) -> tuple[str, str]:
 
 def _separator(lines: Sequence[str]) -> str:
     for separator in SEPARATORS:
-        widths = [len(row) for row in csv.reader(lines, delimiter=separator)]
+        try:
+            widths = [len(row) for row in csv.reader(lines, delimiter=separator)]
+        except csv.Error:  # a line that is one cell by this separator, and too long for one
+            continue
         width, count = Counter(widths).most_common(1)[0]
         if width > 1 and widths[0] == width and count >= 0.9 * len(widths):
             return separator
@@ -126,6 +130,21 @@ def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
     cells = [cell.strip() for row in rows for cell in row]
     commas = any(_COMMA.fullmatch(cell) for cell in cells)
     return "," if commas and not any(_POINT.fullmatch(cell) for cell in cells) else "."
+
+
+class _Source:
+    """A file that can be told to end where it is."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.ended = file, False
+
+    def read(self, size: int) -> bytes:
+        return b"" if self.ended else self._file.read(size)
+
+    def close(self) -> None:
+        """Arrow's word that it needs no more; the file is its owner's."""
 
 
 class CsvTable:
@@ -196,7 +215,8 @@ class CsvTable:
 
     def _batches(self, file: BinaryIO, columns: Sequence[str], refuse: Any) -> Iterator[Any]:
         packed = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}.get(self.path.suffix.lower())
-        stream: Any = pa.PythonFile(file, mode="r")
+        source = _Source(file)
+        stream: Any = pa.PythonFile(source, mode="r")
         if packed:
             stream = pa.CompressedInputStream(stream, packed)
         skip = self.form.skip + self.form.header + bool(self.form.units)
@@ -222,7 +242,15 @@ class CsvTable:
             ),
         )
         with reader:
-            yield from reader
+            try:
+                yield from reader
+            finally:
+                # Arrow reads ahead in a thread of its own. Were it to call Python when that has begun to end, as after
+                # a wrong cell or Ctrl-C, the process would be aborted: let it come to an end first.
+                source.ended = True
+                with suppress(pa.ArrowException, OSError, UnicodeError, EOFError, StopIteration):
+                    while True:
+                        reader.read_next_batch()
 
     def _ragged(self, row: Any) -> DecodeError:
         what = "row" if self.form.quotes else "line"  # a row may take several lines then

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ import pytest
 from deploy.demo.recordings import DATA
 from edge_filters.io.sensors import RecordedSensor, recorded_blocks
 from schemas.records import Floats, Times
+from tests.wait import until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "import.md").read_text()
@@ -211,3 +213,21 @@ def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 0
     assert re.search(rb"[\d,]+ rows", seen)
     assert b"%" in seen
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "a.csv").write_text("time,v\n" + "".join(f"{1_700_000_000 + n},{n}\n" for n in range(400_000)))
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-m", "deploy", "import", *["a.csv"] * 50, "--device", "d", "-o", "a.avro"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: any(tmp_path.glob(".a.avro.*.part")), "the half-written file")
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
