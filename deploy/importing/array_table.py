@@ -37,7 +37,10 @@ def _shape(file: IO[bytes], path: Path) -> _Shape:
     """The header of one array. Raises ValueError: no npy. DecodeError: an array that is no table."""
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_column, dtype = read(file)
+    try:
+        shape, by_column, dtype = read(file)
+    except Exception as cause:  # NumPy evaluates the header as Python text, and fails as that does
+        raise ValueError(f"the header of the array is damaged: {cause}") from cause
     if dtype.hasobject or not 1 <= len(shape) <= 2:
         raise DecodeError(
             "an array that is no table of numbers",

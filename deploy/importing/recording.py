@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.container import ContainerWriter
+from schemas.container import MAX_METADATA_BYTES, ContainerWriter
 from schemas.errors import ConfigError
 from schemas.ids import DEVICE_ID
 from schemas.records import Floats, SensorBlock, Times
@@ -63,22 +65,36 @@ class RecordingWriter:
     """
 
     def __init__(self, path: Path, channels: Sequence[str], cohort: str, about: Mapping[str, str]) -> None:
-        """Raises ConfigError: the folder cannot be written to."""
+        """Raises ConfigError: the file cannot be written there, or the names of its channels are too long for one."""
         self.path, self._channels, self._cohort = path, list(channels), cohort
         self._block = max(1, min(BLOCK_READINGS, MAX_BLOCK_BYTES // (4 * len(channels) + 9)))
         self._held: dict[str, _Held] = {}
         self._waiting = 0
+        blanks = {key: _blank(key) for key in _AT_THE_END}
+        metadata = {"channels": json.dumps(self._channels), "cohort": cohort, **about, **blanks}
+        held = BytesIO()
+        ContainerWriter(held, SensorBlock, metadata=metadata)
+        self._head = held.getvalue()
+        if len(self._head) > MAX_METADATA_BYTES:
+            raise ConfigError(
+                "the names of the columns are too long for a recording",
+                file=str(path),
+                bytes=len(self._head),
+                most=MAX_METADATA_BYTES,
+                fix="choose fewer with --channels, or shorten their names",
+            )
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            self._file = self._part.open("w+b")
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._file = self._part.open("wb")
         except OSError as cause:
             raise self._unwritable(cause) from None
-        blanks = {key: _blank(key) for key in _AT_THE_END}
-        self._writer = ContainerWriter(
-            self._file,
-            SensorBlock,
-            metadata={"channels": json.dumps(self._channels), "cohort": cohort, **about, **blanks},
-        )
+        try:
+            self._writer = ContainerWriter(self._file, SensorBlock, metadata=metadata)
+        except OSError as cause:
+            self._drop()
+            raise self._unwritable(cause) from None
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -86,12 +102,15 @@ class RecordingWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             return  # `finish` has closed it
+        self._drop()
+        if isinstance(error, OSError):
+            raise self._unwritable(error) from None
+
+    def _drop(self) -> None:
         with suppress(OSError):  # closing writes what is left, and cannot on a full disk
             self._file.close()
         with suppress(OSError):
             self._part.unlink()
-        if isinstance(error, OSError):
-            raise self._unwritable(error) from None
 
     def _unwritable(self, cause: OSError) -> ConfigError:
         return ConfigError(
@@ -121,11 +140,8 @@ class RecordingWriter:
         """Write what waits and the numbers of the header, and give the file its name. Returns its size in bytes."""
         self._write_all()
         self._writer.close()
-        self._file.seek(0)
-        head = self._file.read(64 << 10)
         for key in _AT_THE_END:
-            at = head.index(_blank(key).encode())
-            self._file.seek(at)
+            self._file.seek(self._head.rindex(_blank(key).encode()))  # the last: a column may be named like a blank
             self._file.write(str(numbers[key]).ljust(_WIDTH).encode())
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -384,6 +384,14 @@ def _good(name: str) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("header", [b"{'shape': (", b"  x\n x", b"(" * 500, b"{'shape': 1}", b"\0"])
+def test_a_header_of_an_array_that_is_no_header_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(DecodeError, match="header of the array is damaged"):
+        imported(tmp_path, path, step_us=1)
+
+
 def test_objects_in_an_array_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[print]], dtype=object), allow_pickle=True)
     with pytest.raises(DecodeError, match="no table of numbers"):
@@ -403,3 +411,32 @@ def test_a_wide_table_is_cut_into_records_below_their_limit(tmp_path: Path) -> N
     np.save(tmp_path / "wide.npy", values)
     found = imported(tmp_path, tmp_path / "wide.npy", step_us=1_000)
     np.testing.assert_array_equal(found.values["wide"], values)
+
+
+def test_names_of_columns_may_be_long_but_not_longer_than_a_reader_takes(tmp_path: Path) -> None:
+    for letter, fits in (("x", True), ("é", False)):  # a letter takes six bytes of the header where it is not ASCII
+        names = [f"{at:03d}".ljust(90, letter) for at in range(1_000)]
+        path = table(tmp_path, ",".join(["time", *names]) + "\n" + "1" + ",2" * 1_000 + "\n2" + ",3" * 1_000 + "\n")
+        if fits:
+            found = imported(tmp_path, path)
+            assert found.channels == names
+            assert found.header["readings"].strip() == "2"
+            continue
+        (tmp_path / "out.avro").unlink()
+        with pytest.raises(ConfigError, match="names of the columns are too long"):
+            imported(tmp_path, path)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["pump.csv"]
+
+
+def test_a_column_named_like_a_blank_of_the_header_keeps_its_name(tmp_path: Path) -> None:
+    name = "<devices>".ljust(24, "_")
+    found = imported(tmp_path, table(tmp_path, f"time,{name}\n1,5\n2,6\n"))
+    assert json.loads(found.header["channels"]) == found.channels == [name]
+    assert found.header["devices"].strip() == "1"
+
+
+def test_a_place_that_is_a_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out.avro").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written .*directory"):
+        import_files([table(tmp_path, "time,v\n1,x1\n2,3\n3,4\n")], tmp_path / "out.avro", Wanted())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.avro", "pump.csv"]
