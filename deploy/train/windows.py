@@ -1,19 +1,15 @@
-"""Recordings to windows, and the scaling of their channels."""
+"""Which windows of a recording are for what, and the scaling of its channels."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.container import read
-from schemas.errors import ConfigError, DecodeError
 from schemas.manifest import Scaling
-from schemas.records import Floats, SensorBlock, Times
+from schemas.records import Floats
 
 #: A channel's scale is at least this share of what is usual for it in the cohort, so that a channel which happens to
 #: stand still on one device does not turn its first small move into the largest deviation of all.
@@ -23,59 +19,6 @@ _Q90 = 3.29
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The readings of one device from one recording, in file order.
-
-    `values` float32[n, c]; `labels` uint8[n], or None where the recording has none; `sha256` of the file.
-    """
-
-    device_id: str
-    cohort: str
-    channels: tuple[str, ...]
-    times: Times
-    values: Floats
-    labels: npt.NDArray[np.uint8] | None
-    sha256: str
-
-
-def read_series(path: Path) -> Series:
-    """A whole recording.
-
-    Raises:
-        ConfigError: there is no such file.
-        DecodeError: it is damaged, empty, or holds more than one device or set of channels.
-    """
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with path.open("rb") as file:
-            blocks = [block for block in read(file, SensorBlock) if isinstance(block, SensorBlock)]
-    except OSError as cause:
-        raise ConfigError("the recording cannot be read", file=str(path), cause=cause.strerror) from None
-    except DecodeError as wrong:
-        raise DecodeError(
-            f"the recording is damaged: {wrong.problem}", fix=wrong.fix, **({"file": str(path)} | wrong.where)
-        ) from wrong
-    if not blocks:
-        raise DecodeError("the recording holds no readings", file=str(path))
-    first = blocks[0]
-    for number, block in enumerate(blocks):
-        if (block.device_id, block.cohort, block.channels) != (first.device_id, first.cohort, first.channels):
-            raise DecodeError(
-                "the recording holds more than one device or set of channels", file=str(path), record=number
-            )
-    labelled = all(block.labels is not None for block in blocks)
-    return Series(
-        device_id=first.device_id,
-        cohort=first.cohort,
-        channels=tuple(first.channels),
-        times=np.concatenate([block.times for block in blocks]),
-        values=np.concatenate([block.matrix for block in blocks]),
-        labels=np.frombuffer(b"".join(block.labels or b"" for block in blocks), np.uint8) if labelled else None,
-        sha256=digest,
-    )
 
 
 def held_out(starts: npt.NDArray[np.int64], readings: int, rows: int) -> tuple[Flags, Flags]:

@@ -13,10 +13,10 @@ import pytest
 
 from deploy.demo.make_recordings import BLOCK_READINGS, SMD_CHANNELS, SMD_MACHINES, live_slice, main
 from deploy.demo.recordings import DATA, WINDOW_READINGS, DemoDevice, demo_devices
-from deploy.train.windows import read_series
 from schemas.container import read
 from schemas.errors import ConfigError, DecodeError
 from schemas.records import SensorBlock
+from tests.doubles.recording import read_series
 
 DEVICES = demo_devices()
 BY_NAME = {device.device_id: device for device in DEVICES}

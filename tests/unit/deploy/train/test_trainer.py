@@ -11,12 +11,12 @@ import pytest
 from deploy.demo.recordings import demo_devices
 from deploy.train import TrainingOptions, TrainingReport, train
 from deploy.train.models import HeavySize
-from deploy.train.windows import read_series
 from edge_filters.io.onnx import OnnxRuntime
 from schemas.errors import ConfigError, DecodeError, ModelError
 from schemas.manifest import MAX_MANIFEST_BYTES, load_package, within
 from schemas.records import SensorBlock
 from schemas.scoring import Scorer
+from tests.doubles.recording import read_series
 
 from .conftest import MINUTE_US, wave
 

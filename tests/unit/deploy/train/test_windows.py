@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.train.windows import Sample, held_out, read_series, scaling_of
-from schemas.errors import ConfigError, DecodeError
-
-from .conftest import MINUTE_US, wave
+from deploy.train.windows import Sample, held_out, scaling_of
 
 
 def sample(rows: np.ndarray, every: int = 1, parts: int = 1) -> Sample:
@@ -85,45 +79,3 @@ def test_a_sample_is_the_same_however_its_rows_come(rows: int, every: int, parts
     assert (whole.rows == split.rows).all()
     assert (whole.rows == values[::every]).all()
     assert split.std == pytest.approx(whole.std)
-
-
-def test_a_recording_is_read_in_file_order_with_its_labels_apart(recording: Callable[..., Path]) -> None:
-    values, labels = wave(600), np.arange(600) % 7 == 0
-    times = np.arange(600, dtype=np.int64) * MINUTE_US
-    times[300:] -= 55 * MINUTE_US
-    item = read_series(recording(values, labels=labels.astype(np.uint8), times=times))
-    assert (item.times == times).all()
-    assert (item.values == values).all()
-    assert item.labels is not None
-    assert (item.labels == labels).all()
-
-
-def test_a_truncated_recording_says_where_it_ends(recording: Callable[..., Path]) -> None:
-    path = recording(wave(2_000))
-    path.write_bytes(path.read_bytes()[:-1_000])
-    with pytest.raises(DecodeError, match=r"the recording is damaged: the file ends inside of a block \(file=.*offset"):
-        read_series(path)
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the recording cannot be read \(file='.*gone\.avro', cause='No such file"):
-        read_series(tmp_path / "gone.avro")
-
-
-def test_a_recording_of_two_devices_is_refused(recording: Callable[..., Path], tmp_path: Path) -> None:
-    import fastavro
-
-    from schemas.codec import BOOK
-    from schemas.records import SensorBlock
-
-    records = []
-    for device in ("pump-1", "pump-2"):
-        with recording(wave(100), device=device).open("rb") as file:
-            records += list(fastavro.reader(file))
-    for record in records:  # fastavro gives bytes back as they are
-        record.setdefault("labels", None)
-    path = tmp_path / "two.avro"
-    with path.open("wb") as file:
-        fastavro.writer(file, BOOK.newest(SensorBlock).source, records)
-    with pytest.raises(DecodeError, match=r"holds more than one device or set of channels .*record=1"):
-        read_series(path)
