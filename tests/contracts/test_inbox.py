@@ -118,13 +118,13 @@ def inbox(world: World) -> Iterator[LogInbox]:
 
 
 def ready(inbox: LogInbox) -> list[Feedback | str]:
-    until(lambda: inbox.ready, "the inbox has read what was there")
+    until(lambda: inbox.ready, "the inbox has read what was there", within_s=60)
     return inbox.poll()
 
 
 def next_of(inbox: LogInbox, count: int) -> list[Feedback | str]:
     found: list[Feedback | str] = []
-    until(lambda: found.extend(inbox.poll()) or len(found) >= count, f"{count} messages")  # type: ignore[func-returns-value]
+    until(lambda: found.extend(inbox.poll()) or len(found) >= count, f"{count} messages", within_s=60)  # type: ignore[func-returns-value]
     return found
 
 
