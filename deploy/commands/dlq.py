@@ -92,8 +92,8 @@ def _list(args: argparse.Namespace) -> None:
         return
     rows = [
         {
-            "source": group.source or "-",
-            "stage": group.stage or "-",
+            "source": _safe(group.source) or "-",
+            "stage": _safe(group.stage) or "-",
             "reason": _safe(group.reason),
             "count": group.count,
             "retried": group.retried,

@@ -14,10 +14,11 @@ examples:
   tidegate ledger --in run1             a folder that `tidegate record` made
   tidegate ledger --device pump-7 -o json
 
-Per device: windows = unscored + answered + sent + evicted + in the spool, readings = invalid + aggregated, held against
-what lies in the topics by identity; per event exactly one decision. Differences are named by lane and sequence number;
-what eviction, the spool, a dead letter or a resend explains is said to be so. Where the beginning of a topic is not
-read (--from, retention), a device's counters are not held against it, and gaps are looked for from its first record on.
+Per device, readings sensed = invalid + aggregated and windows = unscored + answered + escalated, as its last report
+counts them; per lane, made = there + evicted + in the spool, by identity; per event exactly one decision. Differences
+are named by lane and sequence number; what eviction, the spool, a dead letter or a resend explains is said to be so.
+Where the beginning of a topic is not read (--from, retention), a device's counters are not held against it, and gaps
+are looked for from its first record on.
 exit codes: 0 balanced, 1 something is unexplained, 65 a damaged file, 69 no broker or topic, 78 nothing recorded there
 """
 

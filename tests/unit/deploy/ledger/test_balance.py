@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from deploy.ledger.balance import Balance, Finding, balance
 from deploy.ledger.book import LANES, Book, Place
 from schemas import topics
 from schemas.codec import encode
-from schemas.records import DeviceStatus, Failure, Health
+from schemas.records import LEDGER, DeviceStatus, Failure, Health
 from tests.doubles import records as make
 from tests.doubles.life import AGGREGATES, EVENTS, SAMPLES, Run
 
@@ -210,3 +211,29 @@ def test_a_damaged_record_that_tells_its_identity_has_arrived() -> None:
     book.take_unreadable(Place(EVENTS, 0, 71, 0), damaged, "payload does not fit its schema")
     found: list[Finding] = balance(book, settled_ms=10_000).findings
     assert [f.kind for f in found] == ["unreadable"]
+
+
+def test_a_forged_number_costs_nothing_and_is_named() -> None:
+    run = Run()
+    report = run.report(windows_scored=2**60, windows_answered=2**60 - len(run.events), windows_sampled=2**59)
+    run.aggregates[2**62] = make.aggregate("pump-1", 2**62, windows_escalated=2**40)
+    result = balanced(run, report=report)
+    gap = next(f for f in result.findings if f.lane == AGGREGATES)
+    assert gap.ranges == ((25, 2**62 - 1),)
+    assert result.devices[0].unexplained > 2**59
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(LANES), st.integers(-(2**63), 2**63 - 1), st.integers(0, 3)), max_size=12),
+    st.dictionaries(st.sampled_from(LEDGER), st.integers(-(2**63), 2**63 - 1)),
+)
+def test_whatever_devices_claim_it_is_balanced_or_named(
+    sent: list[tuple[str, int, int]], claims: dict[str, int]
+) -> None:
+    book = Book()
+    book.take(Place(topics.STATUS.name), Run().report(**claims))
+    for lane, seq, epoch in sent:
+        made: Any = {EVENTS: make.event, AGGREGATES: make.aggregate, SAMPLES: make.audit}[lane]
+        book.take(Place(lane, 0, 0, 0), made("pump-1", seq, boot_epoch=epoch))
+    result = balance(book, settled_ms=0)
+    assert all(finding.count > 0 for finding in result.findings)
