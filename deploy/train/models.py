@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from deploy.train.graph import Graph
 from deploy.train.parts import LIMIT, Deviation, Distance, Isolation, Mixture, Part
+from schemas.errors import ConfigError
 from schemas.features import extract
 from schemas.records import Floats
 
@@ -37,6 +38,10 @@ class HeavySize:
     trees: int = 100
     components: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.components is not None and self.components < 1:
+            raise ConfigError("the heavy model needs at least one component", components=self.components)
+
     def components_for(self, channels: int) -> int:
         """Components to fit for so many channels."""
         return self.components or min(channels, 2)
@@ -50,7 +55,18 @@ def fit_edge(windows: Floats) -> ModelProto:
 
 
 def fit_heavy(windows: Floats, size: HeavySize, seed: int) -> ModelProto:
-    """Heavy model of standardised windows, float32[n, readings, channels]."""
+    """Heavy model of standardised windows, float32[n, readings, channels].
+
+    Raises ConfigError: more components than windows.
+    """
+    components = size.components_for(windows.shape[2])
+    if components > len(windows):
+        raise ConfigError(
+            "the heavy model has more components than there are windows to fit it on",
+            components=components,
+            windows=len(windows),
+            fix="ask for fewer, or leave the choice to the trainer",
+        )
     rows = _bounded(extract(np.clip(windows, -_READING_LIMIT, _READING_LIMIT), HEAVY_STATISTICS))
     level = rows[:, : -windows.shape[2]]  # without the last statistic, the rise: trees and mixture do better without
     graph = Graph("heavy", windows.shape[1:])
@@ -58,7 +74,7 @@ def fit_heavy(windows: Floats, size: HeavySize, seed: int) -> ModelProto:
     rows_name = graph.bounded(_statistics(graph, readings, windows.shape[1]), LIMIT)
     level_name = graph.slice(rows_name, axis=1, first=0, last=level.shape[1])
     views: Sequence[tuple[Part, Floats, str]] = (
-        (Mixture.fit(level, size.components_for(windows.shape[2]), seed), level, level_name),
+        (Mixture.fit(level, components, seed), level, level_name),
         (Distance.fit(rows), rows, rows_name),
         (Isolation.fit(level, size.trees, seed), level, level_name),
     )

@@ -121,9 +121,9 @@ def page(report: TrainingReport, scored: Scored, judged: Sequence[Judged]) -> st
             (title, Markup(_histogram(which, manifest, scored, judged)))  # noqa: S704  our words and numbers only
             for which, title in (("edge", "Edge model"), ("heavy", "Heavy model"))
         ],
-        curves=[(title, Markup(picture)) for title, picture in _curves(known, anomalous)] if both else [],  # noqa: S704
+        curves=[(title, Markup(picture)) for title, picture in _curves(known, anomalous)] if both else [],  # noqa: S704  as above
         devices=[
-            (item.device_id, _about(item.picture), Markup(_device(item, item.picture, manifest)))  # noqa: S704
+            (item.device_id, _about(item.picture), Markup(_device(item, item.picture, manifest)))  # noqa: S704  as above
             for item in judged
             if item.picture is not None
         ],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from deploy.train.evaluate import Evaluation, evaluate
 from deploy.train.learning import check_scored, check_size, check_together, learn
@@ -46,7 +46,7 @@ def train(
         out_dir: gets manifest.json, edge.onnx, heavy.onnx, evaluation.json and the reports; made where it is missing.
         name, version: of the model.
         cohort: of the devices; None: the one that the recordings name.
-        seed: of everything random.
+        seed: of everything random, 0 to 2**32 - 1.
         live: labelled recordings to evaluate with; they change nothing but the evaluation.
         options: what is to be chosen; None: the defaults.
         progress: called with a line of text at each step, and with what was chosen and why.
@@ -65,6 +65,12 @@ def train(
 
     if not normal:
         raise ConfigError("there is nothing to learn from", fix="give at least one recording of normal operation")
+    if not 0 <= seed < 1 << 32:
+        raise ConfigError("not a seed", got=seed, fix="choose one from 0 to 4294967295")
+    if version < 1:
+        raise ConfigError("versions of a model count from 1", got=version)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError("the package needs a folder, and a file is in its place", folder=str(out_dir))
     progress(f"reading {len(normal)} recordings")
     found = survey(normal, progress)
     cohort = check_together(found, cohort, one_each=not options.mixed)

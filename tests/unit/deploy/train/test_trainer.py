@@ -275,6 +275,31 @@ def test_options_that_make_no_sense_are_refused(field: str, value: float) -> Non
         TrainingOptions(**{field: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [({"seed": -1}, "not a seed"), ({"seed": 1 << 32}, "not a seed"), ({"version": 0}, "count from 1")],
+)
+def test_what_no_package_can_be_made_with_is_refused_before_anything_is_read(
+    tmp_path: Path, wanted: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train([tmp_path / "not-even-there.avro"], tmp_path / "p", **ALL_DAY | wanted)
+
+
+def test_a_file_in_place_of_the_package_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("mine")
+    with pytest.raises(ConfigError, match="a file is in its place"):
+        train([tmp_path / "not-even-there.avro"], tmp_path / "p", **ALL_DAY)
+
+
+def test_more_components_than_windows_are_refused(recording: Write, tmp_path: Path) -> None:
+    options = TrainingOptions(heavy=HeavySize(components=9_999))
+    with pytest.raises(ConfigError, match="more components than there are windows"):
+        train([recording(wave(2_000))], tmp_path / "p", **ALL_DAY | {"options": options})
+    with pytest.raises(ConfigError, match="at least one component"):
+        HeavySize(components=0)
+
+
 def test_a_changed_model_file_is_noticed(recording: Write, tmp_path: Path) -> None:
     train([recording(wave(2_000))], tmp_path / "p", **ALL_DAY)
     file = tmp_path / "p" / "heavy.onnx"
