@@ -75,11 +75,11 @@ def assemble(config: EdgeConfig, boot_epoch: int, store: Store | None = None, tr
     if config.plugins is not None:
         look_in(config.plugins.path)
     for name, feature in config.features.items():
-        _try(lambda name=name, feature=feature: add_feature(name, feature.kind, feature.options), problems)  # type: ignore[misc]
+        _try(partial(add_feature, name, feature.kind, feature.options), problems)
     for table in config.device:
         folder = config.model_of(table)
         if folder not in packages:
-            packages[folder] = _try(lambda folder=folder: edge_package(folder), problems)  # type: ignore[misc]
+            packages[folder] = _try(partial(edge_package, folder), problems)
         package = packages[folder]
         if package is None:
             continue

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,7 +131,7 @@ class _Import:
                     self.gatherer = self._gatherer(layout)
                     if self.out is not None:
                         self.gatherer.writer = stack.enter_context(self._open(layout, self.out, self.ids[0]))
-                self._read(table, layout, self.ids[at], lambda share, at=at: self._tell(sizes, at, share))  # type: ignore[misc]
+                self._read(table, layout, self.ids[at], partial(self._tell, sizes, at))
             if not self.report.rows:
                 raise DecodeError("there are no rows", files=[str(path) for path in self.paths])
             if self.gatherer is not None and self.gatherer.writer is not None:
