@@ -35,11 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="", metavar="ID", help="only this device")
     parser.add_argument("--edge-only", action="store_true", help="do not ask for decisions: no pipeline runs")
     parser.add_argument(
+        "--group",
+        default="tidegate-pipeline",
+        metavar="NAME",
+        help="the pipeline's group: an event behind its position waits, one before it must be decided "
+        "(default: tidegate-pipeline)",
+    )
+    parser.add_argument(
         "--settle",
         type=_seconds,
         default=30.0,
         metavar="TIME",
-        help="how long a decision may take before its event counts as undecided (default: 30s)",
+        help="where the group has no position: how long a decision may take (default: 30s)",
     )
     address.add_options(parser)
     output.add_format(parser)
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             since_us=None if args.start is None else args.start.after(now_us),
             decisions=not args.edge_only,
             device=args.device,
+            group=args.group,
         )
         now_ms = now_us // 1000
     result = balance(book, settled_ms=now_ms - int(args.settle * 1000))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from deploy.ledger.book import LANES, Book, LifeBook
+from deploy.ledger.book import LANES, Book, LifeBook, Place
 from deploy.recording.span import utc
 from schemas import topics
 from schemas.ids import Identity, chosen_for_audit
@@ -382,6 +382,7 @@ def _decisions(book: Book, life: LifeBook, begin: int | None, settled_ms: int) -
 
     undecided: list[int] = []
     waiting: list[int] = []
+    ahead: list[int] = []
     refused: dict[str, list[int]] = {}
     for seq, event in life.events.items():
         if seq in life.decided.seen:
@@ -389,18 +390,32 @@ def _decisions(book: Book, life: LifeBook, begin: int | None, settled_ms: int) -
         reasons = [book.dead.get(place[:3]) for place in event.places]
         if all(reasons):
             refused.setdefault(str(reasons[0]), []).append(seq)
+        elif (owed := _is_owed(book, event.places)) is not None:
+            (ahead if owed else undecided).append(seq)
         elif max(place.stamped_ms for place in event.places) > settled_ms:
             waiting.append(seq)
         else:
             undecided.append(seq)
     yield from found("undecided", undecided, "no decision")
     yield from found("waiting", waiting, "no decision yet", "they came just now")
+    yield from found("waiting", ahead, "no decision yet", "the pipeline has not committed that far")
     for reason, seqs in refused.items():
         yield from found("refused", seqs, "no decision", f"dead letter, {reason}")
     doubled = [seq for seq in life.decided.again if begin is not None and seq >= begin]
     differ = [seq for seq in doubled if seq in life.decided.differing]
     yield from found("doubled", [seq for seq in doubled if seq not in differ], "decided more than once, the same way")
     yield from found("doubled", differ, "decided more than once, and not the same way")
+
+
+def _is_owed(book: Book, places: tuple[Place, ...]) -> bool | None:
+    """Whether the pipeline's committed position is before all of these, so that it still owes their answer.
+
+    None where it has committed nothing there.
+    """
+    positions = [book.committed.get(place[:2]) for place in places]
+    if any(at is None for at in positions):
+        return None
+    return all(at is not None and at <= place.offset for at, place in zip(positions, places, strict=True))
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------

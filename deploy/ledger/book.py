@@ -82,6 +82,7 @@ class Book:
         self.dead: dict[tuple[str, int, int], str] = {}
         self.unreadable: list[tuple[Place, str]] = []
         self.cut: set[str] = set()  # topics whose beginning was not read
+        self.committed: dict[tuple[str, int], int] = {}  # by topic and partition: what the pipeline has answered
         self.missing: set[str] = set()  # lanes that were not recorded at all
         self.records = 0
         self.checks_decisions = True

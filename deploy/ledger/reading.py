@@ -28,9 +28,11 @@ def from_broker(
     since_us: int | None = None,
     decisions: bool = True,
     device: str = "",
+    group: str = "",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Book:
     """Read what is in the topics now. `since_us`: only what came then or later; statuses are read from their start.
+    `group`: the pipeline's; its positions are read before the decisions, so what lies before them is decided there.
 
     Raises UnavailableError: no broker, or no such topic.
     """
@@ -49,6 +51,8 @@ def from_broker(
                 book.take_unreadable(place, line.payload or b"", line.problem)
             elif line.record is not None and _of(line.record, device):
                 book.take(place, line.record)
+        if decisions and group and names == list(LANES):
+            book.committed = _committed(bootstrap_servers, prefix, group)
     return book
 
 
@@ -78,6 +82,31 @@ def from_folder(folder: Path, *, decisions: bool = True, device: str = "") -> Bo
 
 def _of(record: object, device: str) -> bool:
     return not device or getattr(record, "device_id", device) == device
+
+
+def _committed(bootstrap_servers: str, prefix: str, group: str) -> dict[tuple[str, int], int]:
+    """Positions of a group in the topic of events; empty where it has none."""
+    from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import KafkaError
+
+    name = topics.EVENTS.named(prefix)
+    try:
+        consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap_servers.split(","),
+            group_id=group,
+            enable_auto_commit=False,
+            bootstrap_timeout_ms=10_000,
+        )
+    except KafkaError as cause:
+        raise unreachable(bootstrap_servers, cause) from cause
+    try:
+        numbers = sorted(consumer.partitions_for_topic(name) or ())
+        found = {number: consumer.committed(TopicPartition(name, number)) for number in numbers}
+        return {(topics.EVENTS.name, number): at for number, at in found.items() if at is not None}
+    except KafkaError as cause:
+        raise unreachable(bootstrap_servers, cause) from cause
+    finally:
+        consumer.close()
 
 
 def _begun(bootstrap_servers: str, prefix: str) -> set[str]:

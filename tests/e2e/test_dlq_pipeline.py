@@ -91,7 +91,7 @@ def test_a_letter_that_is_sent_again_is_decided_and_the_ledger_balances(broker: 
     finally:
         consumer.close()
 
-    ledger = tidegate("ledger", "--settle", "0s", "-o", "json")
+    ledger = tidegate("ledger", "--group", f"{pipeline}pipeline", "-o", "json")
     found = json.loads(ledger.stdout)
     assert ledger.returncode == 0, found["findings"]
     assert [(f["kind"], f["explained"]) for f in found["findings"]] == [("unreadable", "dead letter, DecodeError")]

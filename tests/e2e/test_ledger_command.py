@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from deploy import records
 from deploy.broker import Broker
@@ -87,6 +88,15 @@ class Rig:
             out[message.topic.removeprefix(self.prefix)].append(message)
         return out
 
+    def commit(self, message: Any) -> None:
+        """As a pipeline that has answered everything before this record."""
+        where = {"bootstrap_servers": self.servers, "group_id": "some-pipeline", "enable_auto_commit": False}
+        consumer = KafkaConsumer(**where)
+        partition = TopicPartition(message.topic, message.partition)
+        consumer.assign([partition])
+        consumer.commit({partition: OffsetAndMetadata(message.offset, "", -1)})
+        consumer.close()
+
     def decide(self, prefix: str, events: list[bytes]) -> None:
         producer = KafkaProducer(bootstrap_servers=self.servers)
         for payload in events:
@@ -133,6 +143,12 @@ def test_an_honest_run_balances_and_what_is_tampered_with_is_named(rig: Rig, sec
     assert [(f["kind"], f["count"]) for f in undecided["findings"]] == [("undecided", len(events))]
     assert rig.ledger("--edge-only")[0] == 0
     assert rig.ledger()[0] == 0  # they came just now
+
+    rig.commit(found[EVENTS][5])
+    code, behind = rig.ledger("--group", "some-pipeline")
+    assert code == 1
+    expected = [("undecided", 5, None), ("waiting", len(events) - 5, "the pipeline has not committed that far")]
+    assert [(f["kind"], f["count"], f["explained"]) for f in behind["findings"]] == expected
 
     rig.decide(rig.prefix, [message.value for message in found[EVENTS]])
     code, balanced = rig.ledger("--settle", "0s")

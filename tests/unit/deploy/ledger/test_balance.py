@@ -138,6 +138,20 @@ def test_each_event_has_exactly_one_decision_or_a_reason() -> None:
     assert found["waiting"] == (((3, 3),), "they came just now")
 
 
+def test_where_the_pipeline_has_a_position_the_clock_is_not_asked() -> None:
+    book = Book()
+    run = Run()
+    run.decided |= {3: 0, 30: 0}
+    run.into(book, run.report())
+    book.committed[EVENTS, 0] = list(run.events).index(30)
+    for settled_ms in (0, 10_000):
+        found = {f.kind: (f.ranges, f.explained) for f in balance(book, settled_ms=settled_ms).findings}
+        assert found == {
+            "undecided": (((3, 3),), ""),
+            "waiting": (((30, 30),), "the pipeline has not committed that far"),
+        }
+
+
 def test_a_report_whose_own_sums_do_not_hold_is_named() -> None:
     run = Run()
     for change, part in (
