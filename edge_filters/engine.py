@@ -42,6 +42,7 @@ MAX_BATCH = 512
 #: Aggregates made in one step, at least; more when more wait. Devices tend to close their windows all at once, and
 #: the next decisions shall not wait for that.
 AGGREGATES_PER_STEP = 4
+_LONG = np.iinfo(np.int64)
 
 
 class Step(NamedTuple):
@@ -375,8 +376,8 @@ def _aggregate(device: Device, aggregate: Aggregate) -> EdgeAggregate:
         boot_epoch=device.boot_epoch,
         seq=seq,
         cohort=device.cohort,
-        window_start=aggregate.start_us,
-        window_end=aggregate.end_us,
+        window_start=max(aggregate.start_us, _LONG.min),  # a device's clock may say anything that fits into 64 bits,
+        window_end=min(aggregate.end_us, _LONG.max),  # and then the window around it may not
         channels=device.channels,
         windows_scored=aggregate.windows_scored,
         windows_escalated=aggregate.windows_escalated,

@@ -37,6 +37,8 @@ T = TypeVar("T")
 GROUPS = {what: f"tidegate.{what}s" for what in ("sensor", "feature", "detector", "sink")}
 #: What somebody else's code may raise without ending more than itself: it may think that `sys.exit` is an answer.
 ANY = (Exception, SystemExit)
+#: Years 1 to 9999 in microseconds: what is outside, such as nanoseconds, is no time, and some fits into no record.
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 #: A sensor that fails is read again after this, then after twice as long, up to the longest.
 RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 
@@ -108,11 +110,15 @@ class PluginSensor:
         missing = [name for name in ("start", "due_s", "read", "close") if not callable(getattr(sensor, name, None))]
         if missing:
             raise ConfigError(f"the sensor {kind!r} is none: it has no {', '.join(missing)}", fix="see docs/plugins.md")
-        channels = getattr(sensor, "channels", None)
-        if isinstance(channels, str) or not channels or not all(isinstance(name, str) for name in channels):
-            raise ConfigError(f"the sensor {kind!r} must name its channels", got=repr(channels)[:100])
-        self.channels: Sequence[str] = list(channels)
-        self.can_wait = bool(getattr(sensor, "can_wait", False))
+        try:  # they may be properties, which run code
+            named = getattr(sensor, "channels", None)
+            channels = [] if named is None or isinstance(named, str) else list(named)
+            self.can_wait = bool(getattr(sensor, "can_wait", False))
+        except ANY as cause:
+            raise ConfigError(f"the sensor {kind!r} cannot be asked for its channels", cause=_told(cause)) from cause
+        if not channels or not all(isinstance(name, str) for name in channels):
+            raise ConfigError(f"the sensor {kind!r} must name its channels", got=repr(named)[:100])
+        self.channels: Sequence[str] = channels
         self.tell: Callable[[str], None] = lambda _: None
         self._said = ""
         self._said_of_values: set[str] = set()
@@ -216,6 +222,11 @@ def _as_block(found: Any) -> Block | None:
     if times.ndim != 1 or not np.issubdtype(times.dtype, np.integer):
         raise ValueError(
             f"event times must be int64[n], microseconds since 1970 UTC, and are {times.dtype}{list(times.shape)}"
+        )
+    if times.size and (int(times.min()) < FIRST_US or int(times.max()) > LAST_US):
+        raise ValueError(
+            f"event times must be microseconds since 1970 UTC of the years 1 to 9999, and are {times.min()}"
+            f"{'' if times.size == 1 else f' to {times.max()}'}"
         )
     if values.shape[:1] != times.shape:
         raise ValueError(f"{len(times)} event times came with values of shape {list(values.shape)}")

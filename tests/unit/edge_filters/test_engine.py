@@ -7,6 +7,7 @@ from edge_filters.blocks import Block
 from edge_filters.device import Rules
 from edge_filters.engine import AGGREGATES_PER_STEP, Engine, Step
 from schemas.artifacts import cut
+from schemas.codec import decode, encode
 from schemas.errors import ModelError
 from schemas.records import EdgeAggregate, EdgeEvent, FeedbackKind, Health, Outcome, SensorBlock, TargetKind, Transition
 from schemas.sketch import Sketch
@@ -114,6 +115,16 @@ def test_a_block_of_nothing_but_nan_is_counted_and_scores_nothing() -> None:
     made = engine()
     assert made.step([block([np.nan] * 4)], CLOCK).records == []
     assert made.devices["pump-7"].counters["readings_invalid"] == 4
+
+
+@pytest.mark.parametrize("start_us", [-(2**63), 2**63 - 4])
+def test_times_at_the_ends_of_64_bits_are_aggregated_and_fit_into_a_record(start_us: int) -> None:
+    made = engine()
+    times = np.arange(4, dtype=np.int64) + start_us
+    made.step([Block("pump-7", times, np.full((4, 2), 5.0, np.float32))], CLOCK)
+    (aggregate,) = aggregates(made.flush(CLOCK))
+    assert decode(encode(aggregate), EdgeAggregate) == aggregate
+    assert aggregate.window_start <= int(times[0]) < int(times[-1]) <= aggregate.window_end
 
 
 def test_a_block_that_does_not_fit_the_channels_is_counted_as_invalid() -> None:

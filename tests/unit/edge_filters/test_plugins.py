@@ -267,6 +267,28 @@ def test_a_sensor_may_fill_the_same_buffer_again() -> None:
     assert first.times.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "times", [np.array([1_700_000_000_000_000_000]), np.array([-(2**63)]), np.array([2**63 + 5], np.uint64)]
+)
+def test_times_of_no_year_are_a_failure_and_the_sensor_is_asked_again(times: Any) -> None:
+    sensor, told = guarded((times, np.zeros((1, 2), np.float32)), good())
+    assert sensor.read() is None
+    assert f"must be microseconds since 1970 UTC of the years 1 to 9999, and are {times[0]}" in told[0]
+    assert sensor.read() is not None
+
+
+def test_channels_that_cannot_be_asked_for_are_refused_at_the_start() -> None:
+    class Offline:
+        start = due_s = read = close = print
+
+        @property
+        def channels(self) -> Any:
+            raise OSError("line down")
+
+    with pytest.raises(ConfigError, match=r"cannot be asked for its channels .*OSError: line down"):
+        PluginSensor("own:it", Offline())  # type: ignore[arg-type]
+
+
 def test_what_is_no_sensor_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError, match="the sensor 'own:it' is none: it has no start, due_s, read, close"):
         PluginSensor("own:it", object())  # type: ignore[arg-type]
