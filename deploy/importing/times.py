@@ -84,7 +84,10 @@ def check_format(text: str) -> str:
 
 def check_zone(zone: str) -> str:
     """A time zone: a name such as Europe/Berlin, or an offset such as +02:00. Raises ConfigError: there is none."""
-    if not _OFFSET.fullmatch(zone) and zone != "UTC":
+    offset = _OFFSET.fullmatch(zone)
+    if offset and (int(offset[2]) > 14 or int(offset[3] or 0) > 59):
+        raise ConfigError(f"there is no time zone {zone!r}", fix="offsets are at most 14 hours, as in +02:00")
+    if not offset and zone != "UTC":
         try:
             pc.assume_timezone(pa.array([0], pa.timestamp("us")), zone)
         except (pa.ArrowInvalid, ValueError, OSError):

@@ -123,6 +123,12 @@ def test_an_unknown_zone_is_refused() -> None:
         check_zone("Mars/Olympus")
 
 
+@pytest.mark.parametrize("zone", ["+25:00", "-99:99", "+01:60"])
+def test_an_offset_that_no_place_has_is_refused(zone: str) -> None:
+    with pytest.raises(ConfigError, match="at most 14 hours"):
+        check_zone(zone)
+
+
 def local(texts: list[str], zone: str, last: int | None = None) -> tuple[list[int], int]:
     times, unclear = to_utc(parse(pa.array(texts), "iso"), zone, last)
     return times.tolist(), unclear
