@@ -39,7 +39,7 @@ def test_the_loop_closes_on_recorded_data_and_the_books_balance(tmp_path: Path) 
     assert page.count("<svg") == 8
     assert "http" not in page
     assert "first final decision" in done.stderr
-    left = [p.cmdline() for p in psutil.process_iter() if str(folder) in " ".join(p.cmdline() or [])]
+    left = [p.info for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
     assert left == []
 
 
