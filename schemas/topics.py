@@ -19,6 +19,10 @@ _COMPACTED = {
 }
 
 
+#: Header of a dead letter's record that was sent again, whose device may have sent newer ones meanwhile.
+RETRY_HEADER = "tidegate-retry-of"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
     """One topic: `key` says in words what its records are keyed by."""

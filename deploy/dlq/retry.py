@@ -21,8 +21,6 @@ from schemas.sketch import Sketch
 SOURCES = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES)
 #: Letters in one transaction: readers of the source wait for its end.
 BATCH = 100
-#: Header of a retried record: the letter that it was.
-HEADER = "tidegate-retry-of"
 #: How `problem` ends where the pipeline kept only the start of a payload.
 _CUT = " (payload cut from "
 #: Longest key that a dead letter keeps; one of that length may have been longer.
@@ -162,7 +160,7 @@ class Sender:
             failure.payload,
             key=failure.key,
             partition=failure.partition if failure.partition in there else None,  # else by its key
-            headers=[(HEADER, str(place).encode())],
+            headers=[(topics.RETRY_HEADER, str(place).encode())],
         )
         dead = topics.DEAD_LETTERS.named(self._prefix)
         return [back, self._producer.send(dead, None, key=place.note(), partition=place.partition)]

@@ -25,7 +25,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from pipelines.io.chunk import Outgoing, Record
 from pipelines.io.kafka_python import KafkaPythonReader
 from pipelines.io.partition import Partition
-from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read
+from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read, is_retried
 from schemas.librdkafka import translated
 
 #: How long the broker may take to answer a question before it counts as away.
@@ -134,7 +134,7 @@ class ConfluentReader:
             where = (message.topic(), message.partition())
             if error is None:
                 key, value = message.key(), message.value()
-                record = Record(message.offset(), key, value, message.timestamp()[1])
+                record = Record(message.offset(), key, value, message.timestamp()[1], is_retried(message.headers()))
                 size = (len(key) if key else 0) + (len(value) if value else 0)
                 try:
                     found[where].append(record)

@@ -11,7 +11,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from pipelines.io.chunk import Record
 from pipelines.io.partition import Partition
-from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read
+from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read, is_retried
 
 #: How long one request for offsets may take before it counts as "the broker is away".
 REQUEST_MS = 5_000
@@ -61,7 +61,7 @@ class KafkaPythonReader:
         for tp, raw in polled.items():
             # the sizes are known already, which saves a look at each key and value; missing ones are counted as -1
             size = sum(max(0, r.serialized_key_size) + max(0, r.serialized_value_size) for r in raw)
-            records = [Record(r.offset, r.key, r.value, r.timestamp) for r in raw]
+            records = [Record(r.offset, r.key, r.value, r.timestamp, is_retried(r.headers)) for r in raw]
             out.append(Read(Partition(tp.topic, tp.partition), records, size))
         return out
 

@@ -427,7 +427,8 @@ class Loop(beam.DoFn):
                 identity = identify(record)
             except Exception:  # as above
                 identity = None
-            if identity is None or dedupe.first_time(partition.topic, identity):
+            new = identity is None or dedupe.first_time(partition.topic, identity)
+            if new or record.retried:  # a dead letter is new, too, though its device has sent others since
                 out.append(record)
         if len(out) != len(records):
             self._duplicates.inc(len(records) - len(out))

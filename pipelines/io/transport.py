@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from pipelines.io.chunk import Record
 from pipelines.io.partition import Partition
+from schemas.topics import RETRY_HEADER
 
 
 class LogAway(Exception):
@@ -34,6 +35,11 @@ class Read(NamedTuple):
     partition: Partition
     records: list[Record]
     size: int
+
+
+def is_retried(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
+    """Whether a record's headers say that it was a dead letter and was sent again."""
+    return bool(headers) and any(name == RETRY_HEADER for name, _ in headers or ())
 
 
 class LogReader(Protocol):

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from deploy import records
 from deploy.broker import Broker
 from deploy.dlq.letters import Position, collect
-from deploy.dlq.retry import HEADER, Sender, judge
+from deploy.dlq.retry import Sender, judge
 from schemas import topics
 from schemas.codec import encode
 from schemas.errors import UnavailableError
@@ -116,7 +116,7 @@ def test_letters_are_listed_shown_and_sent_back_once(rig: Rig) -> None:
     assert "0 sent, 1 skipped" in once_more.stderr
     (back,) = rig.read(rig.events)
     assert (back.partition, back.key, back.value) == (2, b"pump-1", GOOD[0])
-    assert dict(back.headers)[HEADER] == b"cloud.deadletter/0@0"
+    assert dict(back.headers)[topics.RETRY_HEADER] == b"cloud.deadletter/0@0"
 
     assert rig.dlq("retry", "0@0", "--again").returncode == 0
     assert [m.value for m in rig.read(rig.events)] == [GOOD[0]] * 2
