@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _selecting(parser: argparse.ArgumentParser) -> None:
-    from deploy.commands.record import moment_of
+    from deploy.commands.record import moment_of, start_of
 
     parser.add_argument("--reason", default="", help="only of this reason, such as DecodeError")
     parser.add_argument("--stage", default="", help="only of this stage, such as split")
     parser.add_argument("--source", default="", metavar="TOPIC", help="only from this topic")
-    parser.add_argument("--from", dest="start", type=moment_of, metavar="WHEN", help="refused then or later; or -1h")
+    parser.add_argument("--from", dest="start", type=start_of, metavar="WHEN", help="refused then or later; or -1h")
     parser.add_argument("--to", dest="end", type=moment_of, metavar="WHEN", help="refused before; a time, or -5min")
 
 

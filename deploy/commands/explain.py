@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deploy.commands.record import moment_of
+from deploy.commands.record import start_of
 
 HELP = "tell the whole path of one event: sensed, scored, sent, decided, and by what"
 EXAMPLES = """\
@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in", dest="inputs", action="append", type=Path, metavar="PATH", help="a recording, or a folder; may repeat"
     )
     parser.add_argument(
-        "--from", dest="start", type=moment_of, metavar="WHEN", help="topics: since a time, or a time ago such as -1h"
+        "--from",
+        dest="start",
+        type=start_of,
+        metavar="WHERE",
+        help="topics: beginning, a time ago such as -1h, or a time (default: beginning)",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs nothing else")
     parser.add_argument("--quiet", action="store_true", help="no progress")

@@ -26,11 +26,11 @@ exit codes: 0 balanced, 1 something is unexplained, 65 a damaged file, 69 no bro
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     from deploy import address, output
-    from deploy.commands.record import moment_of
+    from deploy.commands.record import start_of
 
     parser.add_argument("--in", dest="folder", type=Path, metavar="DIR", help="recorded topics instead of a broker")
     parser.add_argument(
-        "--from", dest="start", type=moment_of, metavar="WHEN", help="what came then or later: a time, or -1h"
+        "--from", dest="start", type=start_of, metavar="WHEN", help="what came then or later: a time, or -1h"
     )
     parser.add_argument("--device", default="", metavar="ID", help="only this device")
     parser.add_argument("--edge-only", action="store_true", help="do not ask for decisions: no pipeline runs")

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="start",
-        type=moment_of,
-        metavar="WHEN",
-        help="a time, or a time ago such as -5min (default: all)",
+        type=start_of,
+        metavar="WHERE",
+        help="beginning, end, a time ago such as -5min, or a time (default: beginning)",
     )
     parser.add_argument(
         "--to", dest="end", type=moment_of, metavar="WHEN", help="a time, or a time ago; with --follow also one to come"
@@ -93,6 +93,24 @@ def moment_of(text: str) -> Any:
         return moment(text)
     except ConfigError as wrong:
         raise argparse.ArgumentTypeError(str(wrong)) from None
+
+
+def start_of(text: str) -> Any:
+    """Where to begin in a topic: None at its beginning, else a moment; a duration is one ago, dash or no dash."""
+    from dataclasses import replace
+
+    from deploy.recording.span import NOW, moment
+    from schemas.errors import ConfigError
+
+    if text == "beginning":
+        return None
+    if text == "end":
+        return NOW
+    try:
+        when = moment(text)
+    except ConfigError as wrong:
+        raise argparse.ArgumentTypeError(f"beginning, end or a time ago such as -5min: {wrong}") from None
+    return replace(when, us=-abs(when.us)) if when.relative else when
 
 
 def _positive(text: str) -> int:

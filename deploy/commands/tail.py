@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from deploy.commands.record import start_of
+
 HELP = "print the records of a topic, decoded"
 EXAMPLES = """\
 examples:
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="start",
         default="end",
-        type=_start,
+        type=start_of,
         metavar="WHERE",
         help="beginning, end, a time ago such as -5min, or a time such as 2026-05-01T12:00:00Z (default: end)",
     )
@@ -40,29 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Raises UnavailableError: no broker, or no such topic."""
+    import time
+
     from deploy import address, records
+    from deploy.recording.span import NOW
 
     where = address.resolve(args.bootstrap_servers)
-    lines = records.follow(
-        where, args.prefix + args.topic, start=args.start, limit=args.count, follow=not args.no_follow
-    )
+    start: str | int = "beginning" if args.start is None else "end"
+    if args.start not in (None, NOW):
+        now_us = time.time_ns() // 1000
+        start = now_us - args.start.after(now_us)
+    lines = records.follow(where, args.prefix + args.topic, start=start, limit=args.count, follow=not args.no_follow)
     for record in lines:
         print(
             json.dumps(record.as_json(), ensure_ascii=False) if args.output == "json" else record.as_text(), flush=True
         )
-
-
-def _start(text: str) -> str | int:
-    """`beginning`, `end`, or how many microseconds ago; a time without a sign is one ago, too."""
-    import time
-
-    from deploy.recording.span import moment
-    from schemas.errors import ConfigError
-
-    if text in ("beginning", "end"):
-        return text
-    try:
-        when = moment(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(f"beginning, end or a time ago such as -5min: {error}") from None
-    return abs(when.us) if when.relative else time.time_ns() // 1000 - when.us

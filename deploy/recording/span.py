@@ -31,6 +31,10 @@ class Moment:
         return self.us + zero_us if self.relative else self.us
 
 
+#: Of what is known only later, the thing itself: where a topic ends when it is asked.
+NOW = Moment(0, relative=True)
+
+
 def moment(text: str) -> Moment:
     """A moment as people write it: `2026-05-01`, `2026-05-01T12:00:00Z`, `10min`, `-5min`. Without a zone it is UTC.
 

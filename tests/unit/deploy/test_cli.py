@@ -14,6 +14,7 @@ import pytest
 from deploy import cli, ports
 from deploy.commands import pipeline
 from deploy.paths import ROOT
+from deploy.recording.span import NOW, Moment
 from schemas.errors import EXIT_CODES
 
 
@@ -91,9 +92,23 @@ def test_a_missing_unit_in_from_is_explained(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_time_ago_may_be_written_with_its_dash() -> None:
-    assert (
-        cli.parser().parse_args(cli._join(["tail", "t", "--from", "-5min", "-n", "3"], "--from")).start == 300_000_000
-    )
+    words = cli._join(["tail", "t", "--from", "-5min", "-n", "3"], "--from")
+    assert cli.parser().parse_args(words).start == Moment(-300_000_000, relative=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["tail", "t"], ["record", "t", "-o", "x"], ["explain", "pump-7:1:2"], ["ledger"], ["dlq", "list"]]
+)
+def test_where_to_begin_is_said_in_the_same_words_everywhere(words: list[str]) -> None:
+    def start(text: str) -> object:
+        return cli.parser().parse_args([*words, f"--from={text}"]).start
+
+    assert start("beginning") is None
+    assert start("end") == NOW
+    assert start("5min") == start("-5min") == Moment(-300_000_000, relative=True)
+    assert start("1970-01-01T00:00:01Z") == Moment(1_000_000, relative=False)
+    with pytest.raises(SystemExit):
+        start("soon")
 
 
 @pytest.mark.parametrize("name", [n for n in cli.COMMANDS if not hasattr(cli._module(n), "forward")])
