@@ -70,7 +70,8 @@ class Split(beam.PTransform):
         """See Routed."""
         step = beam.ParDo(self._split).with_outputs(FAILED, main="lanes")
         out = chunks | "Decode" >> step.with_output_types(Lanes)
-        out[FAILED].element_type = Batch
+        # said again: with several outputs Beam forgets it, and pickles what it has no type of
+        out["lanes"].element_type, out[FAILED].element_type = Lanes, Batch
         return Routed(out["lanes"], out[FAILED])
 
 

@@ -90,8 +90,15 @@ class KafkaPythonReader:
         self._consumer.close(autocommit=False, timeout_ms=1_000)
 
     def _ask(self, question: Any, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        asked = [TopicPartition(*p) for p in partitions]
         with _answered():
-            found = question([TopicPartition(*p) for p in partitions], timeout_ms=REQUEST_MS)
+            # kafka-python leaves out what it knows no leader of, and then misses it with a KeyError: let it learn first
+            for topic in {tp.topic for tp in asked}:
+                self._consumer.partitions_for_topic(topic)
+            try:
+                found = question(asked, timeout_ms=REQUEST_MS)
+            except KeyError as missing:
+                raise LogAway(f"no leader is known for {missing.args[0]}") from missing
         return {Partition(*tp): offset for tp, offset in found.items()}
 
 

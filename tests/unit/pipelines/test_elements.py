@@ -59,3 +59,10 @@ def test_changed_bytes_are_lanes_or_a_decode_error_and_nothing_else(lanes: Lanes
 def test_any_bytes_are_lanes_or_a_decode_error(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
         CODER.decode(data)
+
+
+def test_a_size_is_estimated_without_encoding_every_record() -> None:
+    receipt = Receipt("f", "t", 0, 0, 100)
+    lanes = Lanes(receipt, [make.event(seq=n) for n in range(100)], [], [])
+    assert LanesCoder().estimate_size(lanes) == pytest.approx(len(LanesCoder().encode(lanes)), rel=0.1)
+    assert LanesCoder().estimate_size(Lanes(receipt, [], [], [])) > 0

@@ -29,7 +29,7 @@ from schemas.errors import DecodeError
 i64 = st.integers(-(2**62), 2**62)
 names = st.text(max_size=10)
 payload = st.none() | st.binary(max_size=30)
-records = st.lists(st.builds(Record, i64, payload, payload, i64), max_size=8)
+records = st.lists(st.builds(Record, i64, payload, payload, i64, st.just(False)), max_size=8)
 resumes = st.builds(Resume, i64, st.lists(st.tuples(names, i64), max_size=3).map(tuple))
 chunks = st.builds(Chunk, names, names, i64, i64, i64, i64, records, resumes, i64)
 headers = st.lists(st.tuples(names, st.binary(max_size=9)), max_size=3).map(tuple)
@@ -88,3 +88,11 @@ def test_fresh_leaves_out_what_an_earlier_run_has_answered() -> None:
     three = [Record(n, None, b"", 0) for n in (5, 6, 7)]
     assert Chunk("f", "t", 0, 5, 8, 0, three, Resume(7)).fresh() == three[2:]
     assert Chunk("f", "t", 0, 5, 8, 0, three, Resume(5)).fresh() == three
+
+
+def test_sizes_are_estimated_by_the_first_record() -> None:
+    chunk = Chunk("f", "t", 0, 0, 100, 0, [Record(n, b"key", bytes(500), 1) for n in range(100)])
+    assert ChunkCoder().estimate_size(chunk) == pytest.approx(len(encode_chunk(chunk)), rel=0.1)
+    batch = Batch([Outgoing(b"key", bytes(500))] * 100)
+    assert BatchCoder().estimate_size(batch) == pytest.approx(len(encode_batch(batch)), rel=0.1)
+    assert BatchCoder().estimate_size(Batch([])) > 0
