@@ -398,6 +398,19 @@ def test_a_log_that_comes_late_is_waited_for(world: World, topic: str, open_feed
     Tick(feed, topic).until_values(b"a")
 
 
+def test_a_reader_tells_the_ends_of_a_topic_that_it_has_not_heard_of_yet(world: World) -> None:
+    known, new = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("known", "new"))
+    world.create(known)
+    reader = world.reader(known)
+    try:
+        assert reader.ends([Partition(known, 0)]) == {Partition(known, 0): 0}
+        world.create(new)
+        world.write(new, b"x")
+        assert reader.ends([Partition(known, 0), Partition(new, 0)]) == {Partition(known, 0): 0, Partition(new, 0): 1}
+    finally:
+        reader.close()
+
+
 def test_a_partition_that_was_paused_in_the_middle_of_a_fetch_is_read_on_once_it_is_resumed(world: World) -> None:
     topic = f"log-{uuid.uuid4().hex[:8]}"
     world.create(topic, 2)
