@@ -108,7 +108,7 @@ def _outgoing(decision: Decision) -> Outgoing:
 
 def wall_clock() -> int:
     """Now, microseconds."""
-    return time.time_ns() // 1000  # noqa: TID251
+    return time.time_ns() // 1000  # noqa: TID251  # the one clock of this step, passed on from here
 
 
 def _judge_by(shelf: Shelf, events: Sequence[EdgeEvent], now_us: Callable[[], int] | None) -> list[Decision]:

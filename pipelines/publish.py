@@ -41,7 +41,7 @@ def publish(
 ) -> ModelUpdate:
     """Send a package; returns the update once the broker has everything. Raises UnavailableError."""
     manifest = package.manifest
-    now_us = time.time_ns() // 1000  # noqa: TID251
+    now_us = time.time_ns() // 1000  # noqa: TID251  # a command: it stamps what it publishes
     update = ModelUpdate(
         model_name=manifest.name,
         version=manifest.version,

@@ -94,7 +94,7 @@ class Supervisor:
         """Wait. False: a signal said to stop meanwhile."""
         end_s = time.monotonic() + seconds
         while not self._stopping and (left_s := end_s - time.monotonic()) > 0:
-            time.sleep(min(0.1, left_s))  # noqa: TID251
+            time.sleep(min(0.1, left_s))  # noqa: TID251  # a shell: it waits
         return not self._stopping
 
     def _run_child(self) -> int:

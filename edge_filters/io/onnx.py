@@ -35,7 +35,7 @@ class OnnxRuntime:
         """Values of the named outputs. Raises ModelError."""
         try:
             values: list[npt.NDArray[Any]] = self._session.run(list(outputs), dict(feeds))
-        except Exception as cause:
+        except Exception as cause:  # as above
             raise ModelError("the model failed", cause=str(cause)[:300]) from None
         return [np.asarray(value) for value in values]
 

@@ -119,7 +119,7 @@ class Feed:
                 self._wait(str(away))
             except TidegateError as error:
                 self._fail(error)
-            except Exception as cause:
+            except Exception as cause:  # the boundary of the thread: whoever takes from the feed is told
                 log.exception("the Kafka feed hit an unexpected error")
                 self._fail(TidegateError(f"the Kafka feed failed: {type(cause).__name__}: {cause}"))
         for used in (self._reader, self._asker):

@@ -100,7 +100,7 @@ class LedgerCore:
 
     # --- what the source says ---------------------------------------------------------------------------------------
 
-    def begin(self, partition: Partition, offset: int, resume: Resume = Resume()) -> None:  # noqa: B008
+    def begin(self, partition: Partition, offset: int, resume: Resume = Resume()) -> None:  # noqa: B008  # immutable
         """Reading of a partition starts at `offset`. A second beginning takes the place of the first."""
         self._books[partition] = _PartitionBook(offset, resume)
         for name, lane in self._lanes.items():

@@ -143,4 +143,4 @@ def _per_example(name: str, value: Any, examples: int) -> Sequence[Any]:
         return [value] * examples
     if len(value) != examples:
         raise ModelError("an output has no batch dimension", output=name, entries=len(value), examples=examples)
-    return value  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]  # Beam is not typed

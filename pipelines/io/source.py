@@ -217,8 +217,8 @@ class Park(beam.DoFn):
     def process(
         self,
         element: bytes,
-        tracker: Any = beam.DoFn.RestrictionParam(_Park()),  # noqa: B008
-        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),  # noqa: B008
+        tracker: Any = beam.DoFn.RestrictionParam(_Park()),  # noqa: B008  # Beam reads it so
+        estimator: Any = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider()),  # noqa: B008  # so
     ) -> Iterator[TimestampedValue]:
         """One element per shard on the first call; later calls only park again."""
         start = tracker.current_restriction().start

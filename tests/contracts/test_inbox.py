@@ -82,7 +82,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     else:
         kind: Callable[..., LogInbox] = KafkaInbox
         if request.param == "confluent":
-            pytest.importorskip("confluent_kafka")
             from edge_filters.io.confluent import ConfluentInbox
 
             kind = ConfluentInbox

@@ -170,8 +170,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "memory":
         made: World = InMemory()
     else:
-        if request.param == "confluent":
-            pytest.importorskip("confluent_kafka")
         made = OnBroker(request.getfixturevalue("broker"), request.param)
     yield made
     made.close()

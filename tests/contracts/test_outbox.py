@@ -92,7 +92,6 @@ def outbox_on(library: str) -> Callable[..., Any]:
     """The outbox on one of the client libraries."""
     if library == "kafka-python":
         return KafkaOutbox
-    pytest.importorskip("confluent_kafka")
     from edge_filters.io.confluent import ConfluentOutbox
 
     return ConfluentOutbox

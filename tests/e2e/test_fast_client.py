@@ -40,7 +40,6 @@ class FastRig(Rig):
 
 @pytest.fixture
 def rig(tmp_path: Path, broker: Broker, catalogue: str) -> Iterator[FastRig]:
-    pytest.importorskip("confluent_kafka")
     made = FastRig(tmp_path, broker, catalogue)
     yield made
     if made.process is not None and made.process.poll() is None:
@@ -86,7 +85,6 @@ def test_feedback_reaches_it_and_is_obeyed(rig: FastRig) -> None:
 def test_a_pipeline_decides_every_event_once_and_leaves_nothing_behind(
     broker: Broker, catalogue: str, prism: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("confluent_kafka")
     publish(read_package(str(write_package(tmp_path / "tiny"))), broker.bootstrap_servers, catalogue)
     live = Live(broker, catalogue, prism, tmp_path / "pipeline.log", "--kafka_client_library=confluent")
     try:

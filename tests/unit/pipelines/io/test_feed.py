@@ -48,8 +48,6 @@ def failure_of(feed: Feed) -> TidegateError:
 
 @pytest.mark.parametrize("library", ["kafka-python", "confluent"])
 def test_a_start_deadline_ends_the_waiting_with_a_sentence(open_feed: Callable[..., Feed], library: str) -> None:
-    if library == "confluent":
-        pytest.importorskip("confluent_kafka")
     feed = open_feed("127.0.0.1:9", "t", start_deadline_s=0.5, client={"bootstrap_timeout_ms": 300}, library=library)
     error = failure_of(feed)
     assert isinstance(error, UnavailableError)

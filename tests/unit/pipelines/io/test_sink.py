@@ -45,8 +45,6 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 @pytest.fixture(params=LIBRARIES)
 def writer(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Makes the sink's DoFn, on each client library in turn."""
-    if request.param == "confluent":
-        pytest.importorskip("confluent_kafka")
 
     def make(broker: Broker, topic: str, timeout_s: float = 30.0) -> Any:
         servers = broker.bootstrap_servers
@@ -155,6 +153,5 @@ def test_a_record_that_is_too_large_fails_the_bundle(
 
 @pytest.mark.parametrize("setting", ["proxy_url", "sasl_kerberos_name"])
 def test_settings_that_the_fast_client_lacks_are_refused(setting: str) -> None:
-    pytest.importorskip("confluent_kafka")
     with pytest.raises(ConfigError, match="confluent has no counterpart for"):
         WriteToKafka("t", "127.0.0.1:9", client={setting: "x"}, library="confluent")
