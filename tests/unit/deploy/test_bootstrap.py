@@ -13,7 +13,7 @@ import pytest
 from deploy import bootstrap, contained, versions
 from deploy.checkup import locked
 from deploy.paths import ROOT, TOOLS
-from schemas.errors import UnavailableError
+from schemas.errors import ConfigError, UnavailableError
 
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 
@@ -109,3 +109,31 @@ def test_it_runs_as_a_file_with_nothing_on_the_path(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--only venv" in done.stdout
+
+
+SELECT = """\
+		select {
+		case <-dataReady:
+			dataFinished = true
+			if bundleFinished {
+"""
+
+
+def test_prism_is_told_to_wait_where_it_would_spin(tmp_path: Path) -> None:
+    source = tmp_path / "stage.go"
+    source.write_text(SELECT)
+    bootstrap.mend(source)
+    assert source.read_text().splitlines()[1:4] == [
+        "\t\tcase <-dataReady:",
+        "\t\t\tdataFinished = true",
+        "\t\t\tdataReady = nil",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", SELECT * 2, SELECT.replace("true", "ready.Load()")])
+def test_a_prism_that_is_not_what_was_mended_before_is_not_touched(tmp_path: Path, text: str) -> None:
+    source = tmp_path / "stage.go"
+    source.write_text(text)
+    with pytest.raises(ConfigError, match=r"stage\.go of Prism .* busy loop"):
+        bootstrap.mend(source)
+    assert source.read_text() == text
