@@ -26,7 +26,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines.elements import Lanes
-from pipelines.fleet import Fleet, add_up
+from pipelines.fleet import Fleet
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Batch, Outgoing, WindowAck
 from pipelines.split import FLEET_LANE, WindowRule
@@ -77,8 +77,8 @@ class _Sum(beam.DoFn):
     def process(self, lanes: Lanes) -> Iterator[TimestampedValue]:
         groups: dict[tuple[bytes, int], list[Fleet]] = defaultdict(list)
         first: dict[tuple[bytes, int], int] = {}
-        for offset, aggregate in lanes.aggregates:
-            part = Fleet.of(aggregate)
+        for offset, aggregate, sketch in lanes.aggregates:
+            part = Fleet.of(aggregate, sketch)
             at = part.key, self._rule.start(aggregate.window_start)
             groups[at].append(part)
             first.setdefault(at, offset)
@@ -87,7 +87,7 @@ class _Sum(beam.DoFn):
             parts = [(start + self._rule.size_us, key, first[key, start]) for key, start in groups]
             flow.ledger.contribute(FLEET_LANE, lanes.receipt, parts)
         for at, group in groups.items():
-            total = add_up(group)
+            total = Fleet.total(group, contributions=1)
             self._held[at] = self._held[at].merge(total) if at in self._held else total
         if len(self._held) > MAX_HELD:
             for element, at_us in self._let_go():

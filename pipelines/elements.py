@@ -11,16 +11,18 @@ from pipelines.io.chunk import Receipt
 from schemas.codec import decode, encode
 from schemas.errors import DecodeError
 from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock
+from schemas.sketch import Sketch
 
 _HEAD = struct.Struct("<qqqHHIII")
 _LENGTH = struct.Struct("<I")
 
 
 class Sighting(NamedTuple):
-    """An aggregate and the offset it came from."""
+    """An aggregate, the offset it came from, and its statistics, which are read once to prove and to add them."""
 
     offset: int
     aggregate: EdgeAggregate
+    sketch: Sketch
 
 
 class Lanes(NamedTuple):
@@ -48,7 +50,7 @@ class LanesCoder(coders.Coder):
         for record in records:
             payload = encode(record)
             out += [_LENGTH.pack(len(payload)), payload]
-        for offset, aggregate in value.aggregates:
+        for offset, aggregate, _ in value.aggregates:
             payload = encode(aggregate)
             out += [struct.pack("<q", offset), _LENGTH.pack(len(payload)), payload]
         return b"".join(out)
@@ -67,7 +69,8 @@ class LanesCoder(coders.Coder):
             for _ in range(counts[2]):
                 (offset,) = struct.unpack_from("<q", encoded, at)
                 (payload,), at = _read(encoded, at + 8, 1)
-                sightings.append(Sighting(offset, decode(payload, EdgeAggregate)))
+                aggregate = decode(payload, EdgeAggregate)
+                sightings.append(Sighting(offset, aggregate, Sketch.from_aggregate(aggregate)))
             if at != len(encoded):
                 raise ValueError(f"{len(encoded)} bytes, of which {at} are spoken for")
         except (struct.error, UnicodeDecodeError, ValueError) as cause:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from schemas.errors import DecodeError
 from schemas.records import EdgeAggregate, FleetWindow
-from schemas.sketch import Sketch
+from schemas.sketch import Bins, Sketch
 
 #: Of all names in FleetWindow.devices, so that the window of a very large fleet still fits into a record.
 MAX_DEVICES_BYTES = 96 * 1024
+
+#: A bin in the state of a window. What crosses a stage with every contribution is worth keeping small.
+_BIN = np.dtype([("channel", "<u2"), ("bin", "<i2"), ("count", "<i8")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,33 +39,38 @@ class Fleet:
     score_max: float | None
 
     @classmethod
-    def of(cls, aggregate: EdgeAggregate) -> Fleet:
-        """One aggregate, as a contribution of its own. Raises ValueError: not a sketch."""
+    def of(cls, aggregate: EdgeAggregate, sketch: Sketch) -> Fleet:
+        """One aggregate, as a contribution of its own; `sketch` is what its statistics were read as."""
         return cls(
             cohort=aggregate.cohort,
             channels=tuple(aggregate.channels),
             devices=frozenset([aggregate.device_id]),
             records=1,
             contributions=1,
-            sketch=Sketch.from_aggregate(aggregate),
+            sketch=sketch,
             windows_scored=aggregate.windows_scored,
             windows_escalated=aggregate.windows_escalated,
             score_max=aggregate.score_max,
         )
 
-    def merge(self, other: Fleet) -> Fleet:
-        """Both together. Only defined for one cohort with one list of channels."""
-        return Fleet(
-            cohort=self.cohort,
-            channels=self.channels,
-            devices=self.devices | other.devices,
-            records=self.records + other.records,
-            contributions=self.contributions + other.contributions,
-            sketch=self.sketch.merge(other.sketch),
-            windows_scored=self.windows_scored + other.windows_scored,
-            windows_escalated=self.windows_escalated + other.windows_escalated,
-            score_max=max((s for s in (self.score_max, other.score_max) if s is not None), default=None),
+    @classmethod
+    def total(cls, parts: Sequence[Fleet], contributions: int) -> Fleet:
+        """All parts together, as so many contributions. Only defined for one cohort with one list of channels."""
+        return cls(
+            cohort=parts[0].cohort,
+            channels=parts[0].channels,
+            devices=frozenset().union(*(part.devices for part in parts)),
+            records=sum(part.records for part in parts),
+            contributions=contributions,
+            sketch=Sketch.total([part.sketch for part in parts]),
+            windows_scored=sum(part.windows_scored for part in parts),
+            windows_escalated=sum(part.windows_escalated for part in parts),
+            score_max=max((part.score_max for part in parts if part.score_max is not None), default=None),
         )
+
+    def merge(self, other: Fleet) -> Fleet:
+        """Both together."""
+        return Fleet.total([self, other], self.contributions + other.contributions)
 
     @property
     def key(self) -> bytes:
@@ -116,7 +125,7 @@ class Fleet:
             sketch.m2.astype("<f8"),
             sketch.min.astype("<f4"),
             sketch.max.astype("<f4"),
-            sketch.bins.astype("<i8"),
+            _narrow(sketch.bins),
         )
         return json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(a.tobytes() for a in arrays)
 
@@ -129,7 +138,8 @@ class Fleet:
             wide = len(head["channels"])
             mean, m2 = np.frombuffer(body, "<f8", 2 * wide).reshape(2, wide)
             low, high = np.frombuffer(body, "<f4", 2 * wide, 16 * wide).reshape(2, wide)
-            bins = np.frombuffer(body, "<i8", offset=24 * wide).reshape(-1, 3)
+            narrow = np.frombuffer(body, _BIN, offset=24 * wide)
+            bins = np.stack([narrow["channel"], narrow["bin"], narrow["count"]], axis=1).astype(np.int64)
             return cls(
                 cohort=head["cohort"],
                 channels=tuple(head["channels"]),
@@ -145,6 +155,12 @@ class Fleet:
             raise DecodeError("not the statistics of a fleet window") from cause
 
 
+def _narrow(bins: Bins) -> npt.NDArray[np.void]:
+    out = np.empty(len(bins), _BIN)
+    out["channel"], out["bin"], out["count"] = bins.T
+    return out
+
+
 def _fitting(devices: list[str]) -> list[str]:
     total = 0
     for listed, device in enumerate(devices):
@@ -152,12 +168,3 @@ def _fitting(devices: list[str]) -> list[str]:
         if total > MAX_DEVICES_BYTES:
             return devices[:listed]
     return devices
-
-
-def add_up(parts: Iterable[Fleet]) -> Fleet:
-    """Sum of the parts of one chunk, as one contribution."""
-    total: Fleet | None = None
-    for part in parts:
-        total = part if total is None else total.merge(part)
-    assert total is not None
-    return Fleet(**{name: getattr(total, name) for name in Fleet.__slots__} | {"contributions": 1})

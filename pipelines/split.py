@@ -98,8 +98,8 @@ class _Split(beam.DoFn):
                     events.append(good)
                 elif topic == topics.SAMPLES.name:
                     audits.append(good)
-                elif self._wanted(chunk, record, good):
-                    sightings.append(Sighting(record.offset, good))
+                elif (sketch := self._wanted(chunk, record, good)) is not None:
+                    sightings.append(Sighting(record.offset, good, sketch))
             except TidegateError as cause:
                 at_us = record.append_time_ms * 1000 if self._recorded_clock else time.time_ns() // 1000  # noqa: TID251
                 failed.append(outgoing(failure(chunk, record, "split", cause, at_us)))
@@ -125,8 +125,8 @@ class _Split(beam.DoFn):
         """Aggregates of windows that an earlier run left open are wanted again; other records only once."""
         return chunk.records if topic == topics.AGGREGATES.name else chunk.fresh()
 
-    def _wanted(self, chunk: Chunk, record: Record, aggregate: EdgeAggregate) -> bool:
-        """Whether an aggregate goes into its window; False when an earlier run has it in a closed one already.
+    def _wanted(self, chunk: Chunk, record: Record, aggregate: EdgeAggregate) -> Sketch | None:
+        """What an aggregate adds to its window; None when an earlier run has it in a closed one already.
 
         Raises LateData, or DecodeError where it fits no window or its sketch is not one.
         """
@@ -139,7 +139,7 @@ class _Split(beam.DoFn):
                 fix="the fleet window must be a multiple of the edges' aggregate window",
             )
         try:
-            Sketch.from_aggregate(aggregate)
+            sketch = Sketch.from_aggregate(aggregate)
         except ValueError as cause:
             raise DecodeError(f"not a sketch: {cause}", device_id=aggregate.device_id) from None
         if aggregate.window_end > record.append_time_ms * 1000 + MAX_AHEAD_US:
@@ -152,7 +152,7 @@ class _Split(beam.DoFn):
             )
         horizon_us = chunk.resume.horizon_us(FLEET_LANE)
         if end <= horizon_us and record.offset < chunk.resume.position:
-            return False
+            return None
         if end <= max(horizon_us, chunk.watermark_us - self._window.lateness_us):
             raise LateData(
                 "its window is closed for good",
@@ -161,7 +161,7 @@ class _Split(beam.DoFn):
                 watermark=chunk.watermark_us,
                 fix="raise --allowed_lateness when devices are offline for longer than that",
             )
-        return True
+        return sketch
 
 
 def _count(cause: TidegateError) -> None:

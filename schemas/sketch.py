@@ -9,6 +9,7 @@ RELATIVE_ERROR of its own value, and merging loses nothing, unlike a sampled ske
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -85,7 +86,7 @@ def value_of(bins: npt.NDArray[np.int64]) -> Doubles:
     return np.where(bins == 0, 0.0, np.sign(bins) * magnitude)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sketch:
     """Statistics of `readings` finite rows of c channels; `invalid` rows were left out. Empty: readings = 0."""
 
@@ -96,6 +97,14 @@ class Sketch:
     min: Floats
     max: Floats
     bins: Bins
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, to the last bit."""
+        return isinstance(other, Sketch) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in Sketch.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none either
 
     @classmethod
     def empty(cls, channels: int) -> Sketch:
@@ -124,25 +133,29 @@ class Sketch:
 
     def merge(self, other: Sketch) -> Sketch:
         """Sketch of both sets of rows together."""
-        if not other.readings or not self.readings:
-            full, blank = (self, other) if self.readings else (other, self)
-            return Sketch(
-                full.readings, full.invalid + blank.invalid, full.mean, full.m2, full.min, full.max, full.bins
-            )
-        n = self.readings + other.readings
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.readings / n)
-        m2 = self.m2 + other.m2 + np.square(delta) * (self.readings * other.readings / n)
-        keys = np.concatenate([_keys(self.bins), _keys(other.bins)])
-        counts = np.concatenate([self.bins[:, 2], other.bins[:, 2]])
-        return Sketch(
+        return Sketch.total([self, other])
+
+    @classmethod
+    def total(cls, parts: Sequence[Sketch]) -> Sketch:
+        """Sketch of all their rows together; one sketch or more, of the same channels."""
+        invalid = sum(part.invalid for part in parts)
+        filled = [part for part in parts if part.readings]
+        if len(filled) < 2:
+            only = filled[0] if filled else parts[0]
+            return cls(only.readings, invalid, only.mean, only.m2, only.min, only.max, only.bins)
+        n = sum(part.readings for part in filled)
+        share = np.array([part.readings / n for part in filled])[:, None]
+        means = np.stack([part.mean for part in filled])
+        mean = means[0] + (share * (means - means[0])).sum(axis=0)
+        m2 = np.stack([part.m2 for part in filled]).sum(axis=0) + (share * np.square(means - mean)).sum(axis=0) * n
+        return cls(
             n,
-            self.invalid + other.invalid,
+            invalid,
             mean,
             m2,
-            np.minimum(self.min, other.min),
-            np.maximum(self.max, other.max),
-            _count(keys, counts),
+            np.stack([part.min for part in filled]).min(axis=0),
+            np.stack([part.max for part in filled]).max(axis=0),
+            _added(np.concatenate([part.bins for part in filled])),
         )
 
     @property
@@ -152,16 +165,13 @@ class Sketch:
 
     def quantile(self, q: float) -> Doubles:
         """The q-quantile (0..1, nearest rank) per channel, within RELATIVE_ERROR of the true one. NaN where empty."""
-        out = np.full(len(self.mean), np.nan)
+        channels = len(self.mean)
         if not self.readings:
-            return out
-        rank = max(1, math.ceil(q * self.readings))
-        for channel in range(len(out)):
-            rows = self.bins[self.bins[:, 0] == channel]
-            at = int(np.searchsorted(np.cumsum(rows[:, 2]), rank))
-            middle = value_of(rows[at : at + 1, 1])[0]
-            out[channel] = min(max(middle, float(self.min[channel])), float(self.max[channel]))
-        return out
+            return np.full(channels, np.nan)
+        # every channel has all the readings, so one running count finds the place in each
+        ranks = np.arange(channels) * self.readings + max(1, math.ceil(q * self.readings))
+        at = np.searchsorted(np.cumsum(self.bins[:, 2]), ranks)
+        return np.clip(value_of(self.bins[at, 1]), self.min, self.max)
 
     def fields(self) -> dict[str, object]:
         """The statistics as an EdgeAggregate carries them."""
@@ -215,23 +225,31 @@ def pack_bins(bins: Bins, channels: int) -> bytes:
 def unpack_bins(data: bytes, channels: int) -> Bins:
     """Inverse of pack_bins. Raises ValueError: the bytes are no histogram of so many channels."""
     numbers = _unpack(data)
-    out = []
-    at = 0
-    for channel in range(channels):
-        if at >= len(numbers):
-            raise ValueError("the histogram ends early")
-        size = int(numbers[at])
-        rows = numbers[at + 1 : at + 1 + 2 * size].reshape(-1, 2) if 2 * size < len(numbers) - at else None
-        if rows is None:
-            raise ValueError("the histogram ends early")
+    heads, sizes, at = [], [], 0
+    for _ in range(channels):
+        size = int(numbers[at]) if at < len(numbers) else len(numbers)
+        heads.append(at)
+        sizes.append(size)
         at += 1 + 2 * size
-        place = np.cumsum(rows[:, 0]) - _MAX_BIN
-        if size and (rows[1:, 0].min(initial=1) < 1 or place[-1] > _MAX_BIN or rows[:, 1].min() < 1):
-            raise ValueError("the histogram has a bin that cannot be")
-        out.append(np.stack([np.full(size, channel), place, rows[:, 1]], axis=1))
+        if at > len(numbers):
+            raise ValueError("the histogram ends early")
     if at != len(numbers):
         raise ValueError("numbers left over behind the histogram")
-    return np.concatenate(out).astype(np.int64)
+    body = np.ones(len(numbers), bool)
+    body[heads] = False
+    gaps, counts = numbers[body].reshape(-1, 2).T
+    ends = np.cumsum(sizes)
+    starts = (ends - sizes)[np.array(sizes) > 0]
+    places = np.cumsum(gaps)
+    before = places[starts] - gaps[starts]  # what the channels in front add up to
+    out = np.empty((len(gaps), 3), np.int64)
+    out[:, 0] = np.repeat(np.arange(channels), sizes)
+    out[:, 1] = places - np.repeat(before, [size for size in sizes if size]) - _MAX_BIN
+    out[:, 2] = counts
+    gaps[starts] = 1  # the first bin of a channel may be any
+    if len(gaps) and (gaps.min() < 1 or counts.min() < 1 or out[:, 1].max() > _MAX_BIN):
+        raise ValueError("the histogram has a bin that cannot be")
+    return out
 
 
 def _pack(numbers: npt.NDArray[np.int64]) -> bytes:
@@ -252,27 +270,29 @@ def _pack(numbers: npt.NDArray[np.int64]) -> bytes:
 
 def _unpack(data: bytes) -> npt.NDArray[np.int64]:
     """Inverse of _pack. Raises ValueError: it ends within a number, or a number takes more than five bytes."""
-    raw = np.frombuffer(data, np.uint8).astype(np.int64)
+    raw = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(raw < 0x80)
     if len(raw) and (not len(ends) or ends[-1] != len(raw) - 1):
         raise ValueError("the histogram ends within a number")
-    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    lengths = ends - starts + 1
+    numbers = raw[ends].astype(np.int64)
+    lengths = np.diff(ends, prepend=-1)
+    longer = np.flatnonzero(lengths > 1)
     if lengths.max(initial=0) > 5:
         raise ValueError("the histogram has a number that is too large")
-    shifts = np.arange(len(raw)) - np.repeat(starts, lengths)
-    parts = (raw & 0x7F) << (7 * shifts)
-    return np.asarray(np.add.reduceat(parts, starts), np.int64) if len(starts) else parts
+    back = 1
+    while len(longer):  # few numbers have two bytes, and hardly any has more: from the last byte to the first
+        numbers[longer] = numbers[longer] << 7 | raw[ends[longer] - back] & 0x7F
+        back += 1
+        longer = longer[lengths[longer] > back]
+    return numbers
 
 
-def _keys(bins: Bins) -> npt.NDArray[np.int64]:
-    return np.asarray(bins[:, 0] * _SPAN + (bins[:, 1] + _MAX_BIN), np.int64)
-
-
-def _count(keys: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None = None) -> Bins:
-    """Distinct keys with their summed counts, as sorted bins."""
-    distinct, inverse, times = np.unique(keys, return_inverse=True, return_counts=True)
-    if counts is not None:
-        times = np.bincount(inverse, counts, len(distinct)).astype(np.int64)
-    channel, at = np.divmod(distinct, _SPAN)
-    return np.stack([channel, at - _MAX_BIN, times], axis=1).astype(np.int64)
+def _added(bins: Bins) -> Bins:
+    """Bins with each (channel, bin) once, counts added up, in order."""
+    keys = bins[:, 0] * _SPAN + (bins[:, 1] + _MAX_BIN)
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    out = bins[order[starts]]
+    out[:, 2] = np.add.reduceat(bins[order, 2], starts) if len(starts) else 0
+    return out

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipelines.fleet import MAX_DEVICES_BYTES, Fleet, add_up
+from pipelines.fleet import MAX_DEVICES_BYTES, Fleet
 from schemas.codec import MAX_BYTES, encode
 from schemas.errors import DecodeError
-from schemas.records import FleetWindow
+from schemas.records import EdgeAggregate, FleetWindow
+from schemas.sketch import Sketch
 from tests.doubles import records as make
 
 rows = hnp.arrays(
@@ -22,6 +23,10 @@ rows = hnp.arrays(
     st.tuples(st.integers(1, 8), st.just(2)),
     elements=st.floats(-1e6, 1e6, width=32) | st.sampled_from([np.float32("nan"), np.float32("inf")]),
 )
+
+
+def of(aggregate: EdgeAggregate) -> Fleet:
+    return Fleet.of(aggregate, Sketch.from_aggregate(aggregate))
 
 
 @st.composite
@@ -35,7 +40,7 @@ def parts(draw: st.DrawFn) -> Fleet:
         windows_escalated=draw(st.integers(0, scored)),
         score_max=score,
     )
-    return Fleet.of(aggregate)
+    return of(aggregate)
 
 
 def assert_same(a: Fleet, b: Fleet) -> None:
@@ -56,7 +61,7 @@ def test_parts_merge_the_same_in_any_order_and_grouping(given_parts: list[Fleet]
     shuffled = list(given_parts)
     draw.shuffle(shuffled)  # type: ignore[attr-defined]
     groups = [shuffled[i : i + size] for i in range(0, len(shuffled), size)]
-    grouped = reduce(Fleet.merge, map(add_up, groups))
+    grouped = reduce(Fleet.merge, [Fleet.total(group, contributions=1) for group in groups])
     assert_same(one_by_one, grouped)
     assert one_by_one.contributions == len(given_parts)
     assert grouped.contributions == len(groups)  # what the commit ledger counts is chunks
@@ -110,16 +115,16 @@ def test_a_published_window_says_what_all_rows_together_say(given_parts: list[Fl
     ],
 )
 def test_other_channels_and_cohorts_have_a_window_of_their_own(other: dict[str, object]) -> None:
-    assert Fleet.of(make.aggregate(**other)).key != Fleet.of(make.aggregate()).key  # type: ignore[arg-type]
+    assert of(make.aggregate(**other)).key != of(make.aggregate()).key  # type: ignore[arg-type]
 
 
 def test_names_cannot_be_put_together_to_look_like_another_key() -> None:
-    tricky = Fleet.of(make.aggregate(cohort='pumps","c0', channels=["c0", "c1"]))
-    assert tricky.key != Fleet.of(make.aggregate()).key
+    tricky = of(make.aggregate(cohort='pumps","c0', channels=["c0", "c1"]))
+    assert tricky.key != of(make.aggregate()).key
 
 
 def test_the_window_of_a_very_large_fleet_still_fits_into_a_record() -> None:
-    first = Fleet.of(make.aggregate())
+    first = of(make.aggregate())
     devices = frozenset(f"plant/{'x' * 100}/pump-{i:05d}" for i in range(10_000))
     large = Fleet(**{name: getattr(first, name) for name in Fleet.__slots__} | {"devices": devices})
     window = large.window(0, 1)

@@ -154,3 +154,10 @@ def test_statistics_of_known_rows() -> None:
     assert sketch.stddev == pytest.approx([np.sqrt(2 / 3), np.sqrt(8 / 3)])
     assert sketch.quantile(0.5)[0] == pytest.approx(2.0, rel=RELATIVE_ERROR)
     assert np.isnan(Sketch.empty(1).quantile(0.5)).all()
+
+
+@given(st.lists(rows(MODEST), min_size=1, max_size=6))
+def test_the_total_of_many_is_the_sketch_of_all_rows(parts: list[np.ndarray]) -> None:
+    total = Sketch.total([Sketch.of(part) for part in parts])
+    same(total, Sketch.of(np.concatenate(parts)), spread=1e6)
+    assert total.invalid == 0

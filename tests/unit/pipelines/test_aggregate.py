@@ -16,6 +16,7 @@ from pipelines.io.chunk import Batch, Receipt, WindowAck
 from pipelines.split import WindowRule
 from schemas.codec import decode
 from schemas.records import EdgeAggregate, FleetWindow
+from schemas.sketch import Sketch
 from tests.doubles import records as make
 from tests.doubles.collect import Collect
 
@@ -24,7 +25,8 @@ RULE = WindowRule(size_us=5 * S, lateness_us=10 * S)
 
 
 def lanes(*aggregates: EdgeAggregate) -> Lanes:
-    return Lanes(Receipt("no-such-flow", "edge.aggregates", 0, 0, 1), [], [], [Sighting(0, a) for a in aggregates])
+    sightings = [Sighting(0, a, Sketch.from_aggregate(a)) for a in aggregates]
+    return Lanes(Receipt("no-such-flow", "edge.aggregates", 0, 0, 1), [], [], sightings)
 
 
 def at(second: float, *aggregates: EdgeAggregate) -> list[TimestampedValue]:

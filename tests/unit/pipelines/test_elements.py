@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from pipelines.elements import Lanes, LanesCoder, Sighting
 from pipelines.io.chunk import Receipt
 from schemas.errors import DecodeError
+from schemas.sketch import Sketch
 from tests.doubles import records as make
+
+
+def sighting(offset: int, **fields: int) -> Sighting:
+    aggregate = make.aggregate(**fields)
+    return Sighting(offset, aggregate, Sketch.from_aggregate(aggregate))
+
 
 CODER = LanesCoder()
 RECEIPT = Receipt("flow-ä", "plant.edge.events", 3, 10, 2**60)
@@ -18,8 +25,8 @@ LANES = [
     Lanes(RECEIPT, [], [], []),
     Lanes(RECEIPT, [make.event(seq=i) for i in range(3)], [], []),
     Lanes(RECEIPT, [], [make.audit(seq=i) for i in range(3)], []),
-    Lanes(RECEIPT, [], [], [Sighting(2**40 + i, make.aggregate(seq=i)) for i in range(3)]),
-    Lanes(RECEIPT, [make.event()], [make.audit()], [Sighting(1, make.aggregate())]),
+    Lanes(RECEIPT, [], [], [sighting(2**40 + i, seq=i) for i in range(3)]),
+    Lanes(RECEIPT, [make.event()], [make.audit()], [sighting(1)]),
 ]
 
 

@@ -14,6 +14,7 @@ from schemas import topics
 from schemas.codec import decode, encode
 from schemas.errors import ConfigError
 from schemas.records import Failure
+from schemas.sketch import Sketch
 from tests.doubles import records as make
 from tests.doubles.chunks import RECEIVED_MS, chunk
 from tests.doubles.collect import Collect
@@ -50,7 +51,7 @@ def test_each_topic_goes_to_its_lane_in_order() -> None:
     assert split(chunk(events))[0].events == events
     assert split(chunk(audits))[0].audits == audits
     sightings = split(chunk(aggregates, begin=40))[0].aggregates
-    assert sightings == [(40, aggregates[0]), (41, aggregates[1]), (42, aggregates[2])]
+    assert sightings == [(40 + at, each, Sketch.from_aggregate(each)) for at, each in enumerate(aggregates)]
 
 
 def test_every_chunk_gives_one_element_to_each_branch_even_with_nothing_in_it() -> None:
