@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -85,21 +86,25 @@ class TargetKind(StrEnum):
     COHORT = "COHORT"
 
 
+@lru_cache(maxsize=1 << 14)
+def _is_device(device_id: str) -> bool:
+    """The same few devices come again with every record."""
+    return DEVICE_ID.fullmatch(device_id) is not None
+
+
 def _check_device(device_id: str) -> None:
-    if not DEVICE_ID.fullmatch(device_id):
+    if not _is_device(device_id):
         raise ValueError(f"device_id must be a path of letters, digits and ._-/, got {device_id[:200]!r}")
 
 
-def _check_finite(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
+def _check_finite(name: str, value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
 
 
-def _check_sha(**values: bytes | None) -> None:
-    for name, value in values.items():
-        if value is not None and len(value) != 32:
-            raise ValueError(f"{name} must be 32 bytes, got {len(value)}")
+def _check_sha(name: str, value: bytes | None) -> None:
+    if value is not None and len(value) != 32:
+        raise ValueError(f"{name} must be 32 bytes, got {len(value)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +131,8 @@ class SensorBlock:
 
     def __post_init__(self) -> None:
         _check_device(self.device_id)
-        _check_finite(score=self.score)
-        _check_sha(model_sha256=self.model_sha256)
+        _check_finite("score", self.score)
+        _check_sha("model_sha256", self.model_sha256)
         if not 0.0 < self.sampled_at_rate <= 1.0:
             raise ValueError(f"sampled_at_rate must be in (0, 1], got {self.sampled_at_rate}")
         if not self.channels:
@@ -186,8 +191,8 @@ class EdgeEvent:
 
     def __post_init__(self) -> None:
         _check_device(self.device_id)
-        _check_finite(score=self.score)
-        _check_sha(model_sha256=self.model_sha256)
+        _check_finite("score", self.score)
+        _check_sha("model_sha256", self.model_sha256)
         if self.readings < 1 or self.channels < 1:
             raise ValueError(f"a window of {self.readings} readings x {self.channels} channels")
         if len(self.values) not in (0, self.readings * self.channels * 4):
@@ -228,7 +233,7 @@ class EdgeAggregate:
 
     def __post_init__(self) -> None:
         _check_device(self.device_id)
-        _check_finite(score_max=self.score_max)
+        _check_finite("score_max", self.score_max)
         wide = len(self.channels)
         if self.window_end <= self.window_start:
             raise ValueError(f"window ends at {self.window_end}, before it starts at {self.window_start}")
@@ -281,8 +286,10 @@ class DeviceStatus:
 
     def __post_init__(self) -> None:
         _check_device(self.device_id)
-        _check_sha(model_sha256=self.model_sha256)
-        _check_finite(escalate_at=self.escalate_at, raise_at=self.raise_at, clear_at=self.clear_at)
+        _check_sha("model_sha256", self.model_sha256)
+        _check_finite("escalate_at", self.escalate_at)
+        _check_finite("raise_at", self.raise_at)
+        _check_finite("clear_at", self.clear_at)
 
     @property
     def identity(self) -> Identity:
@@ -344,8 +351,11 @@ class Decision:
 
     def __post_init__(self) -> None:
         _check_device(self.device_id)
-        _check_sha(model_sha256=self.model_sha256, heavy_sha256=self.heavy_sha256)
-        _check_finite(edge_score=self.edge_score, heavy_score=self.heavy_score, heavy_threshold=self.heavy_threshold)
+        _check_sha("model_sha256", self.model_sha256)
+        _check_sha("heavy_sha256", self.heavy_sha256)
+        _check_finite("edge_score", self.edge_score)
+        _check_finite("heavy_score", self.heavy_score)
+        _check_finite("heavy_threshold", self.heavy_threshold)
 
     @property
     def identity(self) -> Identity:
@@ -428,7 +438,7 @@ class ModelUpdate:
     expires_at: int
 
     def __post_init__(self) -> None:
-        _check_sha(manifest_sha256=self.manifest_sha256)
+        _check_sha("manifest_sha256", self.manifest_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,7 +452,7 @@ class ArtifactChunk:
     data: bytes
 
     def __post_init__(self) -> None:
-        _check_sha(sha256=self.sha256)
+        _check_sha("sha256", self.sha256)
         if not 0 <= self.index < self.count:
             raise ValueError(f"chunk {self.index} of {self.count}")
         if not 0 <= len(self.data) <= self.total_bytes:
