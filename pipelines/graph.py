@@ -16,6 +16,7 @@ from pipelines.aggregate import FleetWindows
 from pipelines.controller import ControllerPolicy
 from pipelines.feedback import Feedback
 from pipelines.heavy import HeavyModel, ModelSource
+from pipelines.limits import FailureLimit
 from pipelines.split import FLEET_LANE, Split, WindowRule
 from schemas import topics
 
@@ -31,7 +32,7 @@ class GraphConfig:
 
     `flow` is the name of the source's ledger, empty where nothing is committed; `spread` shuffles chunks in front of
     the heavy model so that many workers share it; `recorded_clock` dates what is decided by the records instead of the
-    wall clock, so that a replay gives the same bytes every time.
+    wall clock, so that a replay gives the same bytes every time; `limit` says how much of the input may be refused.
     """
 
     models: ModelSource
@@ -41,6 +42,7 @@ class GraphConfig:
     flow: str = ""
     spread: bool = False
     recorded_clock: bool = False
+    limit: FailureLimit = field(default_factory=FailureLimit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ def build(p: beam.Pipeline, source: beam.PTransform, sinks: Sinks, config: Graph
     routed = (
         p
         | "Read" >> source
-        | "Split" >> Split(config.topic_prefix, config.window, recorded_clock=config.recorded_clock)
+        | "Split" >> Split(config.topic_prefix, config.window, recorded_clock=config.recorded_clock, limit=config.limit)
     )
     judged = routed.lanes | "Heavy" >> HeavyModel(
         config.models, spread=config.spread, recorded_clock=config.recorded_clock

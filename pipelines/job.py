@@ -17,6 +17,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
+from pipelines import limits
 from pipelines.graph import BRANCHES, INPUTS, LANES, GraphConfig, Sinks, build
 from pipelines.heavy import open_shelf
 from pipelines.io import flow as flows
@@ -136,6 +137,7 @@ class Job:
             topic_prefix=prefix,
             flow="" if self._flink else self._source.flow,
             spread=self._flink,
+            limit=ours.limit(),
         )
 
         def to(topic: topics.Topic, branch: str | None = None) -> WriteToKafka:
@@ -176,6 +178,7 @@ class Job:
     def _run(self, stop: Stop, submitted: Callable[[], None], probe: Probe | None) -> None:
         # here a broker that is away is a sentence; inside of a worker it would be a traceback
         shelf = None if self._flink else open_shelf(self._config.models)
+        limits.take_stopped()  # of an earlier job of this process
         result = self.graph().run()
         submitted()
         spare_the_collector()
@@ -194,6 +197,8 @@ class Job:
                 ask_at_s = time.monotonic() + ASK_EVERY_S
                 state = result.state
                 if PipelineState.is_terminal(state):
+                    if why := limits.take_stopped():
+                        raise why
                     raise PipelineError(
                         "the runner ended the pipeline",
                         state=state,

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import create_runner
 
 from pipelines.controller import ControllerPolicy
+from pipelines.limits import FailureLimit
 from pipelines.split import WindowRule
 from schemas import logs
 from schemas.errors import ConfigError
@@ -118,6 +119,18 @@ class TidegateOptions(PipelineOptions):
             metavar="DURATION",
             help="how often the source looks for records: latency against idle CPU (default: 50ms)",
         )
+        limits = parser.add_argument_group("Tidegate: what cannot be processed")
+        limits.add_argument(
+            "--max_failed_ratio",
+            type=float,
+            default=0.5,
+            metavar="RATIO",
+            help="share of --failed_window records in a row that may be refused before the job stops with exit code "
+            "76; 1 puts everything away, however much (default: %(default)s)",
+        )
+        limits.add_argument(
+            "--failed_window", type=int, default=10_000, metavar="N", help="see there (default: %(default)s)"
+        )
         loop = parser.add_argument_group("Tidegate: threshold feedback")
         defaults = ControllerPolicy()
         loop.add_argument(
@@ -166,6 +179,10 @@ class TidegateOptions(PipelineOptions):
     def window(self) -> WindowRule:
         """Fleet windows. Raises ConfigError."""
         return WindowRule(size_us=self.fleet_window, lateness_us=self.allowed_lateness)
+
+    def limit(self) -> FailureLimit:
+        """How much may be refused. Raises ConfigError."""
+        return FailureLimit(self.max_failed_ratio, self.failed_window)
 
     def policy(self) -> ControllerPolicy:
         """Limits of the threshold controller. Raises ConfigError."""

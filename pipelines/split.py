@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from pipelines import refusal
 from pipelines.deadletter import failure, outgoing
 from pipelines.elements import Lanes, Sighting
 from pipelines.io.chunk import Batch, Chunk, Outgoing, Record
+from pipelines.limits import FailureLimit, count
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import ConfigError, DecodeError, TidegateError
@@ -30,6 +33,15 @@ MAX_NAME = 128
 
 class LateData(TidegateError):
     """A good record of a window that is closed for good."""
+
+
+class UnexpectedError(TidegateError):
+    """A record on which our own code failed in a way that it does not know: a defect, contained."""
+
+    @classmethod
+    def of(cls, thrown: Exception) -> UnexpectedError:
+        """What was thrown, in words."""
+        return cls(f"{type(thrown).__name__}: {thrown}", fix="this is a defect of ours: please report it")
 
 
 class LostRecords(TidegateError):
@@ -62,9 +74,16 @@ class Routed(NamedTuple):
 class Split(beam.PTransform):
     """Chunk -> decoded lanes, and dead letters. Keeps timestamps and windows."""
 
-    def __init__(self, topic_prefix: str, window: WindowRule, *, recorded_clock: bool = False) -> None:
+    def __init__(
+        self,
+        topic_prefix: str,
+        window: WindowRule,
+        *,
+        recorded_clock: bool = False,
+        limit: FailureLimit = FailureLimit(),  # noqa: B008  # immutable
+    ) -> None:
         super().__init__()
-        self._split = _Split(topic_prefix, window, recorded_clock)
+        self._split = _Split(topic_prefix, window, recorded_clock, limit)
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> Routed:
         """See Routed."""
@@ -78,8 +97,9 @@ class Split(beam.PTransform):
 class _Split(beam.DoFn):
     """`recorded_clock`: failures are dated by their record, not by the wall clock."""
 
-    def __init__(self, prefix: str, window: WindowRule, recorded_clock: bool) -> None:
+    def __init__(self, prefix: str, window: WindowRule, recorded_clock: bool, limit: FailureLimit) -> None:
         self._prefix, self._window, self._recorded_clock = prefix, window, recorded_clock
+        self._limit, self._step = limit, uuid.uuid4().hex
         self._good = Metrics.counter("tidegate.split", "records")
         self._bad = Metrics.counter("tidegate.split", "failed")
 
@@ -90,8 +110,14 @@ class _Split(beam.DoFn):
         if chunk.lost_from >= 0:
             failed.append(self._gap(chunk))
         kind = topics.by_name(topic).record
+        refused = dict(chunk.refused)
+        unfit, newest = 0, ""
         for record in self._records(chunk, topic):
             try:
+                if refused and record.offset in refused:
+                    if record.offset < chunk.resume.position:
+                        continue  # an earlier run has put it away
+                    raise refusal.error(refused[record.offset])
                 good: Any = decode(record.value or b"", kind)
                 _check_names(good)
                 if topic == topics.EVENTS.name:
@@ -100,10 +126,14 @@ class _Split(beam.DoFn):
                     audits.append(good)
                 elif (sketch := self._wanted(chunk, record, good)) is not None:
                     sightings.append(Sighting(record.offset, good, sketch))
-            except TidegateError as cause:
+            except Exception as thrown:  # also what nobody thought of: one record must not end the job
+                cause = thrown if isinstance(thrown, TidegateError) else UnexpectedError.of(thrown)
                 at_us = record.append_time_ms * 1000 if self._recorded_clock else time.time_ns() // 1000  # noqa: TID251
                 failed.append(outgoing(failure(chunk, record, "split", cause, at_us)))
                 _count(cause)
+                if isinstance(cause, DecodeError | UnexpectedError):
+                    unfit, newest = unfit + 1, str(cause)[:200]
+        count(self._step, self._limit, len(chunk.records), unfit, newest)
         self._good.inc(len(events) + len(audits) + len(sightings))
         self._bad.inc(len(failed))
         yield Lanes(chunk.receipt, events, audits, sightings)

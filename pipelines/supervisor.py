@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from schemas.errors import EXIT_CODES, ConfigError, ModelError, PipelineError
+from schemas.errors import EXIT_CODES, ConfigError, ModelError, PipelineError, TooManyFailed
 
 log = logging.getLogger(__name__)
 
 #: A child that ends like this would end like this again.
-FINAL_CODES = frozenset({2, EXIT_CODES[ConfigError], EXIT_CODES[ModelError]})
+FINAL_CODES = frozenset({2, EXIT_CODES[ConfigError], EXIT_CODES[ModelError], EXIT_CODES[TooManyFailed]})
 _PR_SET_PDEATHSIG = 1
 
 

@@ -22,6 +22,7 @@ Counters = Mapping[tuple[str, str], int]
 COUNTERS = {
     ("source", "records"): "tidegate_pipeline_records_read_total",
     ("source", "duplicates"): "tidegate_pipeline_duplicates_total",
+    ("source", "unverified_duplicates"): "tidegate_pipeline_unverified_duplicates_total",
     ("source", "lost_records"): "tidegate_pipeline_lost_records_total",
     ("source", "implausible_event_times"): "tidegate_pipeline_implausible_event_times_total",
     ("tidegate.split", "records"): "tidegate_pipeline_decoded_total",
@@ -43,7 +44,7 @@ HISTOGRAMS = {
     ("tidegate.heavy", "latency"): "tidegate_pipeline_decision_latency_seconds",
 }
 #: Reasons of dead letters that are there from the start, so that the first one counts as an increase.
-REASONS = ("DecodeError", "LateData", "LostRecords")
+REASONS = ("DecodeError", "LateData", "LostRecords", "Diverged")
 #: Unread records above which the pipeline is not ready, and seconds after which its main loop counts as hanging.
 BACKLOG = 100_000
 HANGS_S = 30.0

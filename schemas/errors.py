@@ -66,6 +66,14 @@ class PipelineError(TidegateError):
     """The pipeline failed or was stopped by one of its own limits."""
 
 
+class TooManyFailed(PipelineError):
+    """More of what came in had to be refused than the operator allows; starting again unchanged cannot help."""
+
+
+class LeaseError(TidegateError):
+    """Another process acts for this device; only one may."""
+
+
 class CheckFailed(TidegateError):
     """A check that the user asked for found something: lost or doubled records, a failed doctor line."""
 
@@ -82,6 +90,8 @@ EXIT_CODES: dict[type[TidegateError], int] = {
     MissingToolError: 69,
     UnavailableError: 69,
     SpoolError: 74,
+    TooManyFailed: 76,
+    LeaseError: 77,
     ConfigError: 78,
 }
 

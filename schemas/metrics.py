@@ -127,6 +127,11 @@ PIPELINE: tuple[Metric, ...] = (
     _counter(
         "tidegate_pipeline_duplicates_total", "records", "Records dropped because their identity was seen before."
     ),
+    _counter(
+        "tidegate_pipeline_unverified_duplicates_total",
+        "records",
+        "Those of the duplicates that lie further back than what is remembered of their device.",
+    ),
     _counter("tidegate_pipeline_lost_records_total", "records", "Offsets deleted by retention before they were read."),
     _counter(
         "tidegate_pipeline_implausible_event_times_total",

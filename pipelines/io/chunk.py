@@ -82,6 +82,7 @@ class Chunk(NamedTuple):
 
     `watermark_us` is the partition's watermark just before this chunk: what lateness of its records is judged by.
     `lost_from` is -1, or the first of the offsets up to `begin` that the broker had deleted before they were read.
+    `refused` names those of the records that go to the dead letters as they are: offset and a reason of refusal.py.
     """
 
     flow: str
@@ -93,6 +94,7 @@ class Chunk(NamedTuple):
     records: list[Record]
     resume: Resume = Resume()
     lost_from: int = -1
+    refused: tuple[tuple[int, str], ...] = ()
 
     @property
     def receipt(self) -> Receipt:
@@ -126,7 +128,7 @@ class Batch(NamedTuple):
 
 
 _CHUNK = struct.Struct("<4sqqqqI")
-_CHUNK_MAGIC = b"TGC1"
+_CHUNK_MAGIC = b"TGC2"
 _BATCH = struct.Struct("<4sIII")
 _BATCH_MAGIC = b"TGB1"
 _I32 = struct.Struct("<i")
@@ -201,6 +203,8 @@ def encode_chunk(chunk: Chunk) -> bytes:
     names = [_blob(chunk.flow.encode()), _blob(chunk.topic.encode()), _I64.pack(chunk.lost_from)]
     resume = [_I64.pack(chunk.resume.position), _I32.pack(len(chunk.resume.horizons))]
     resume += [_blob(lane.encode()) + _I64.pack(at) for lane, at in chunk.resume.horizons]
+    refused = [_I32.pack(len(chunk.refused))]
+    refused += [_I64.pack(offset) + _blob(reason.encode()) for offset, reason in chunk.refused]
     columns = [
         np.fromiter((r.offset for r in records), "<i8", n).tobytes(),
         np.fromiter((r.append_time_ms for r in records), "<i8", n).tobytes(),
@@ -208,7 +212,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
         _lengths(values).tobytes(),
     ]
     payload = [p for p in keys if p is not None] + [p for p in values if p is not None]
-    return b"".join([head, *names, *resume, *columns, *payload])
+    return b"".join([head, *names, *resume, *refused, *columns, *payload])
 
 
 def decode_chunk(data: bytes) -> Chunk:
@@ -221,6 +225,8 @@ def decode_chunk(data: bytes) -> Chunk:
     position = reader.i64()
     lanes = reader.count(int(_I32.unpack(reader.take(4))[0]), 12)
     horizons = tuple((reader.text(), reader.i64()) for _ in range(lanes))
+    n_refused = reader.count(int(_I32.unpack(reader.take(4))[0]), 12)
+    refused = tuple((reader.i64(), reader.text()) for _ in range(n_refused))
     reader.count(n, 24)
     offsets, times = reader.numbers(n, "<i8"), reader.numbers(n, "<i8")
     key_lengths, value_lengths = reader.numbers(n, "<i4"), reader.numbers(n, "<i4")
@@ -228,7 +234,8 @@ def decode_chunk(data: bytes) -> Chunk:
     values = [None if size == -1 else reader.take(size) for size in value_lengths]
     reader.end()
     records = list(map(Record, offsets, keys, values, times))
-    return Chunk(flow, topic, partition, begin, end, watermark_us, records, Resume(position, horizons), lost_from)
+    resume = Resume(position, horizons)
+    return Chunk(flow, topic, partition, begin, end, watermark_us, records, resume, lost_from, refused)
 
 
 def encode_batch(batch: Batch) -> bytes:

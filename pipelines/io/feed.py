@@ -191,7 +191,7 @@ class Feed:
         for p in partitions:
             committed = reader.committed(p) if self._config.group_id is not None else None
             if committed is None:
-                out[p] = Start(first[p], first[p], Resume())
+                out[p] = Start(first[p], first[p], Resume(), True)
                 continue
             try:
                 resume = CommitNote.parse(committed.note).resume(committed.offset)
@@ -199,7 +199,7 @@ class Feed:
                 log.warning("the note beside the committed offset of %s[%d] is not used: %s", *p, error)
                 resume = Resume(committed.offset)
             warm_from = max(first[p], committed.offset - self._config.warm_up_records)
-            out[p] = Start(min(warm_from, committed.offset), committed.offset, resume)
+            out[p] = Start(min(warm_from, committed.offset), committed.offset, resume, warm_from == first[p])
         return out
 
     def _obey_seeks(self, reader: LogReader) -> None:

@@ -98,9 +98,11 @@ class FeedConfig:
 class Start(NamedTuple):
     """Where reading of a partition begins: at `offset`, as the commit of an earlier run in `resume` tells.
 
-    Records from `offset` up to `live_from` are only for warming up the dedupe.
+    Records from `offset` up to `live_from` are only for warming up the dedupe. `whole`: nobody whom the dedupe does
+    not know then has sent anything before.
     """
 
     offset: int
     live_from: int
     resume: Resume
+    whole: bool = False

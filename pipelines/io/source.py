@@ -31,7 +31,8 @@ from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateS
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from pipelines.dedupe import Dedupe
+from pipelines import refusal
+from pipelines.dedupe import Dedupe, Seen
 from pipelines.io import flow as flows
 from pipelines.io.chunk import Chunk, Record
 from pipelines.io.feed_config import FeedConfig, Start
@@ -49,6 +50,8 @@ Identify = Callable[[Record], Identity | None]
 #: Watermark of the parked DoFn: far in the future, yet short of the end of time, where a stage drops its timers.
 FAR = Timestamp(250_000_000_000)
 PARKED_S = 366 * 24 * 3600
+#: What is not new and no resend either -> why it is put away.
+_REFUSED = {Seen.OTHER_PAYLOAD: refusal.OTHER_PAYLOAD, Seen.WENT_BACK: refusal.WENT_BACK}
 #: Deltas of the dedupe state before it is written anew as one snapshot.
 COMPACT_AFTER = 512
 
@@ -294,6 +297,8 @@ class Loop(beam.DoFn):
         self._config = config
         self._records = Metrics.counter("source", "records")
         self._duplicates = Metrics.counter("source", "duplicates")
+        self._forgotten = Metrics.counter("source", "unverified_duplicates")
+        self._diverged = {reason: Metrics.counter("source", f"diverged.{reason}") for reason in _REFUSED.values()}
         self._implausible = Metrics.counter("source", "implausible_event_times")
         self._unreadable = Metrics.counter("source", "unreadable_records")
         self._lost = Metrics.counter("source", "lost_records")
@@ -388,7 +393,11 @@ class Loop(beam.DoFn):
                 times.append(at_us)
             else:
                 self._implausible.inc()
-        records = taken.records if dedupe is None else self._only_new(partition, taken.records, dedupe)
+        records = taken.records
+        refused: tuple[tuple[int, str], ...] = ()
+        if dedupe is not None:
+            dedupe.from_the_beginning = start.whole
+            records, refused = self._only_new(partition, taken.records, dedupe, start.live_from)
         after_us = watermark_us if taken.settling else rule.after_records(watermark_us, times)
         shard.at[partition] = At(taken.end, after_us)
         begin = max(offset, start.live_from)
@@ -398,7 +407,7 @@ class Loop(beam.DoFn):
             records = [r for r in records if r.offset >= start.live_from]
         name = self._config.flow.name
         chunk = Chunk(
-            name, *partition, begin, taken.end, watermark_us, records, start.resume, taken.lost_from
+            name, *partition, begin, taken.end, watermark_us, records, start.resume, taken.lost_from, refused
         )  # fmt: skip
         self._records.inc(len(records))
         if flow.ledger is not None:
@@ -417,22 +426,43 @@ class Loop(beam.DoFn):
             self._unreadable.inc()
             return record.append_time_ms * 1000
 
-    def _only_new(self, partition: Partition, records: list[Record], dedupe: Dedupe) -> list[Record]:
+    def _only_new(
+        self, partition: Partition, records: list[Record], dedupe: Dedupe, live_from: int
+    ) -> tuple[list[Record], tuple[tuple[int, str], ...]]:
+        """What is handed on, and which of it only to be put away. What lies below `live_from` counts nowhere."""
         identify = self._config.identity
         if identify is None:
-            return records
-        out = []
+            return records, ()
+        out: list[Record] = []
+        refused: list[tuple[int, str]] = []
+        duplicates = forgotten = 0
         for record in records:
             try:
                 identity = identify(record)
             except Exception:  # as above
                 identity = None
-            new = identity is None or dedupe.first_time(partition.topic, identity)
-            if new or record.retried:  # a dead letter is new, too, though its device has sent others since
+            seen = (
+                Seen.NEW
+                if identity is None
+                else dedupe.see(partition.topic, identity, record.value or b"", record.offset)
+            )
+            if seen is Seen.NEW or record.retried:  # a dead letter is new, too, though its device has sent others since
                 out.append(record)
-        if len(out) != len(records):
-            self._duplicates.inc(len(records) - len(out))
-        return out
+                continue
+            if record.offset < live_from:
+                continue
+            if reason := _REFUSED.get(seen):
+                out.append(record)
+                refused.append((record.offset, reason))
+                self._diverged[reason].inc()
+            else:
+                duplicates += 1
+                forgotten += seen is Seen.FORGOTTEN
+        if duplicates:
+            self._duplicates.inc(duplicates)
+        if forgotten:
+            self._forgotten.inc(forgotten)
+        return out, tuple(refused)
 
     def _dedupe(self, key: bytes, shard: ShardState, seen: Any) -> Dedupe | None:
         """The dedupe of this shard as of its serial: from the process, or rebuilt from state."""

@@ -7,8 +7,10 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from pipelines import limits, refusal
 from pipelines.elements import Lanes
 from pipelines.io.chunk import Batch, Chunk, Receipt, Resume
+from pipelines.limits import FailureLimit
 from pipelines.split import FLEET_LANE, MAX_AHEAD_US, LateData, Split, WindowRule
 from schemas import topics
 from schemas.codec import decode, encode
@@ -230,3 +232,43 @@ def test_records_that_retention_deleted_unread_leave_a_dead_letter_that_names_th
     assert (letter.source, letter.partition, letter.offset, letter.stage) == ("edge.events", 1, 5, "source")
     assert letter.reason == "LostRecords"
     assert "offsets 5 to 8 were deleted by retention" in letter.problem
+
+
+def test_what_the_source_refused_becomes_a_dead_letter_and_nothing_else() -> None:
+    events = [make.event(seq=i) for i in range(4)]
+    refused = ((0, refusal.OTHER_PAYLOAD), (1, refusal.WENT_BACK), (3, refusal.KILLS))
+    lanes, failures = split(chunk(events, refused=refused))
+    assert lanes.events == events[2:3]
+    assert [(f.offset, f.reason) for f in failures] == [(0, "Diverged"), (1, "Diverged"), (3, "KillsWorkers")]
+    assert [f.payload for f in failures] == [encode(events[at]) for at in (0, 1, 3)]
+
+
+def test_what_an_earlier_run_has_refused_is_not_put_away_again() -> None:
+    aggregates = [make.aggregate(seq=i) for i in range(2)]
+    again = chunk(aggregates, refused=((0, refusal.WENT_BACK), (1, refusal.WENT_BACK)), resume=Resume(1))
+    lanes, failures = split(again)
+    assert (lanes.aggregates, [f.offset for f in failures]) == ([], [1])
+
+
+def test_a_record_on_which_our_own_code_fails_is_put_away_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(record: Any) -> None:
+        if record.seq == 1:
+            raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr("pipelines.split._check_names", fail)
+    lanes, failures = split(chunk([make.event(seq=i) for i in range(3)]))
+    assert [e.seq for e in lanes.events] == [0, 2]
+    assert [(f.offset, f.reason) for f in failures] == [(1, "UnexpectedError")]
+    assert "RuntimeError: nobody thought of this" in failures[0].problem
+
+
+def test_too_many_failures_end_the_job_with_the_reason() -> None:
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    mostly_junk = chunk([b"junk"] * 6 + [make.event()] * 2, topic="edge.events")
+    pipeline | beam.Create([mostly_junk]) | Split("", RULE, limit=FailureLimit(0.5, 10))
+    with pytest.raises(Exception, match="6 of the last 8 records were refused"):
+        pipeline.run()
+    stopped = limits.take_stopped()
+    assert stopped is not None
+    assert "not a record" in str(stopped)
+    assert limits.take_stopped() is None
