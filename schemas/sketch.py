@@ -255,16 +255,22 @@ def unpack_bins(data: bytes, channels: int) -> Bins:
 def _pack(numbers: npt.NDArray[np.int64]) -> bytes:
     """Unsigned LEB128 of each number (0 <= n < 2**63), one after the other."""
     lengths = np.ones(len(numbers), np.int64)
-    rest = numbers >> 7
-    while rest.any():
-        lengths += rest > 0
-        rest >>= 7
+    longer, bits = np.flatnonzero(numbers > 0x7F), 7
+    while len(longer):  # few numbers have two bytes, and hardly any has more
+        lengths[longer] += 1
+        bits += 7
+        longer = longer[numbers[longer] >> bits > 0] if bits < 63 else longer[:0]
     ends = np.cumsum(lengths)
-    out = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
-    for i in range(int(lengths.max(initial=0))):
-        has = lengths > i
-        more = (lengths[has] > i + 1) * 0x80
-        out[(ends - lengths)[has] + i] = ((numbers[has] >> (7 * i)) & 0x7F) | more
+    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    starts, longer, rest = ends - lengths, np.flatnonzero(lengths > 1), numbers
+    out[starts] = numbers & 0x7F
+    while len(longer):
+        at = starts[longer]
+        out[at] |= 0x80
+        rest = rest[longer] >> 7
+        out[at + 1] = rest & 0x7F
+        starts = at + 1
+        longer = np.flatnonzero(rest > 0x7F)
     return out.tobytes()
 
 
