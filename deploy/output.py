@@ -17,6 +17,11 @@ def add_format(parser: argparse.ArgumentParser, choices: Sequence[str] = ("table
     )
 
 
+def add_summary_format(parser: argparse.ArgumentParser, what: str = "the summary") -> None:
+    """The --format option of commands whose -o says where they write."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help=f"how to print {what} (text)")
+
+
 def print_json(value: object) -> None:
     """One JSON document."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
     from pathlib import Path
 
+    from deploy import output
+
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help=".csv .tsv .txt (also .gz) .parquet .npy .npz"
     )
@@ -34,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="read everything, show what was understood, write nothing"
     )
-    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    parser.add_argument("--force", action="store_true", help="replace a recording that is there already")
+    output.add_summary_format(parser, "the report")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     time = parser.add_argument_group("time")
     time.add_argument(
@@ -139,8 +142,8 @@ def run(args: argparse.Namespace) -> int:
         drop_untimed=args.drop_untimed,
     )
     with _ending_in_order(), _Bar(args.quiet) as bar:
-        report = import_files(args.files, args.out, wanted, bar.tell)
-    if args.json:
+        report = import_files(args.files, args.out, wanted, bar.tell, force=args.force)
+    if args.format == "json":
         output.print_json(report.as_json())
     else:
         print("\n".join(lines(report)))

@@ -24,7 +24,7 @@ exit codes: 0 done or stopped, 2 wrong options, 69 no broker or topic, 74 the di
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
-    from deploy import address
+    from deploy import address, output
 
     parser.add_argument("topics", nargs="+", metavar="TOPIC", help="topics such as edge.events, or `all`")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="FILE.avro, or a folder")
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on at the end of the topics, until Ctrl-C")
     parser.add_argument("--force", action="store_true", help="replace a recording that is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="how to print the summary")
+    output.add_summary_format(parser)
     address.add_options(parser)
 
 

@@ -30,6 +30,8 @@ exit codes: 0 done, 1 decided otherwise than recorded, 2 wrong options, 65 a fil
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
+    from deploy import output
+
     parser.add_argument(
         "recordings", nargs="+", type=Path, metavar="REC", help="container files of SensorBlocks, or a recorded folder"
     )
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audit-rate", type=_share, default=0.01, metavar="SHARE", help="default: 0.01")
     parser.add_argument("--compare", type=Path, metavar="PATH", help="recorded decisions: a file, or a folder with one")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="how to print the summary")
+    output.add_summary_format(parser)
     live = parser.add_argument_group("live")
     live.add_argument("--kafka", metavar="HOST:PORT", help="send into the topics of this broker instead")
     live.add_argument("--prefix", default="", help="put before every topic name, with its dot: plant1.")

@@ -21,10 +21,12 @@ exit codes: 0 written, 2 wrong options, 65 a file is damaged (the page has the r
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
+    from deploy import output
+
     parser.add_argument("inputs", nargs="+", type=Path, metavar="PATH", help="recordings, or folders with them")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html", help="the page to write")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--format", choices=["text", "json"], default="text", help="how to print the figures")
+    output.add_summary_format(parser, "the figures")
 
 
 def run(args: argparse.Namespace) -> int:

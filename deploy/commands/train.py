@@ -21,6 +21,8 @@ exit codes: 0 done, 2 wrong options, 65 a recording is damaged, 78 it cannot be 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb."""
+    from deploy import output
+
     parser.add_argument(
         "recordings", type=Path, nargs="*", metavar="REC", help="recordings to learn from and to evaluate with, by time"
     )
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ways of operating that the heavy model tells apart (default: two, or one for a single channel)",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    output.add_summary_format(parser, "the report")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import paths
+from deploy import output, paths
 
 EXAMPLES = """\
 examples:
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         help="how long devices stream (default: $DEMO_SECONDS, else 60)",
     )
     p.add_argument("--folder", type=Path, default=paths.ROOT / "build" / "demo", help="where everything goes")
-    p.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    output.add_format(p, ("text", "json"))
     return p
 
 

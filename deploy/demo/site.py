@@ -101,7 +101,7 @@ def package(process: EdgeProcess, version: int, cache: Path, say: Callable[[str]
     command = [
         sys.executable, "-m", "deploy.train", "--normal", *map(str, recordings), "--live", *map(str, evaluated),
         "--name", process.cohort, "--cohort", process.cohort, "--version", str(version), "--seed", seed,
-        "--normal-share", share, "--window-readings", readings, "--quiet", "--json", "-o", str(unfinished),
+        "--normal-share", share, "--window-readings", readings, "--quiet", "--format", "json", "-o", str(unfinished),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -88,6 +88,8 @@ def import_files(
     out: Path | None,
     wanted: Wanted,
     progress: Progress = lambda share, rows: None,
+    *,
+    force: bool = False,
 ) -> Report:
     """Make a recording of files, appended in their order. All rows are read either way.
 
@@ -96,22 +98,23 @@ def import_files(
         out: the recording; None: a dry run that writes nothing.
         wanted: what the user said; the rest is found.
         progress: is told how far it is, once a batch.
+        force: replace a recording that is there already.
 
     Returns:
         What was understood.
 
     Raises:
-        ConfigError: a file or column is missing, or something cannot be found without being told.
+        ConfigError: a file or column is missing, the recording is there already, or something cannot be found without
+            being told.
         DecodeError: a file is damaged or a cell is wrong. Names file, row and column; nothing is written then.
     """
+    _check_place(paths, out, force)
     return _Import(paths, out, wanted, progress).run()
 
 
 class _Import:
     def __init__(self, paths: Sequence[Path], out: Path | None, wanted: Wanted, progress: Progress) -> None:
         self.paths, self.out, self.wanted, self.progress = paths, out, wanted, progress
-        if out is not None and any(path.exists() and out.exists() and path.samefile(out) for path in paths):
-            raise ConfigError("the recording would replace one of the files", file=str(out), fix="name another with -o")
         moments.check_zone(wanted.timezone)
         if wanted.time_format:
             moments.check_format(wanted.time_format)
@@ -130,7 +133,8 @@ class _Import:
                 if self.gatherer is None:
                     self.gatherer = self._gatherer(layout)
                     if self.out is not None:
-                        self.gatherer.writer = stack.enter_context(self._open(layout, self.out, self.ids[0]))
+                        self.gatherer.writer = stack.enter_context(self._writer(layout, self.out, self.ids[0]))
+                        self.gatherer.writer.open()
                 self._read(table, layout, self.ids[at], partial(self._tell, sizes, at))
             if not self.report.rows:
                 raise DecodeError("there are no rows", files=[str(path) for path in self.paths])
@@ -189,7 +193,7 @@ class _Import:
         self.report.channels = ChannelSurvey(len(layout.channels))
         return Gatherer(self.wanted, self.report.devices, self.report.channels)
 
-    def _open(self, layout: Layout, out: Path, device_id: str) -> RecordingWriter:
+    def _writer(self, layout: Layout, out: Path, device_id: str) -> RecordingWriter:
         units = {channel.name: channel.unit for channel in layout.channels if channel.unit}
         about = {"origin": ", ".join(path.name for path in self.paths)[:4000]}
         if units:
@@ -312,3 +316,12 @@ class _Import:
                 )
             self.cells[cell] = made
         return self.cells[cell]
+
+
+def _check_place(paths: Sequence[Path], out: Path | None, force: bool) -> None:
+    if out is None or not out.exists():
+        return
+    if any(path.exists() and path.samefile(out) for path in paths):
+        raise ConfigError("the recording would replace one of the files", file=str(out), fix="name another with -o")
+    if out.is_file() and not force:
+        raise ConfigError("there is a recording already", file=str(out), fix="name another place, or give --force")

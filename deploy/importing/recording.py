@@ -61,19 +61,19 @@ class RecordingWriter:
     """Writes SensorBlocks of any number of devices, in the order of their rows; the same rows give the same bytes.
 
     As a context: the file appears under its name when the block ends well, and not at all otherwise. An OSError within,
-    such as that of a full disk, becomes a ConfigError.
+    such as that of a full disk, becomes a ConfigError. `open` it within: a signal then finds no file that nobody drops.
     """
 
     def __init__(self, path: Path, channels: Sequence[str], cohort: str, about: Mapping[str, str]) -> None:
-        """Raises ConfigError: the file cannot be written there, or the names of its channels are too long for one."""
+        """Raises ConfigError: the names of the channels are too long for a recording."""
         self.path, self._channels, self._cohort = path, list(channels), cohort
         self._block = max(1, min(BLOCK_READINGS, MAX_BLOCK_BYTES // (4 * len(channels) + 9)))
         self._held: dict[str, _Held] = {}
         self._waiting = 0
         blanks = {key: _blank(key) for key in _AT_THE_END}
-        metadata = {"channels": json.dumps(self._channels), "cohort": cohort, **about, **blanks}
+        self._metadata = {"channels": json.dumps(self._channels), "cohort": cohort, **about, **blanks}
         held = BytesIO()
-        ContainerWriter(held, SensorBlock, metadata=metadata)
+        ContainerWriter(held, SensorBlock, metadata=self._metadata)
         self._head = held.getvalue()
         if len(self._head) > MAX_METADATA_BYTES:
             raise ConfigError(
@@ -84,17 +84,13 @@ class RecordingWriter:
                 fix="choose fewer with --channels, or shorten their names",
             )
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            self._file = self._part.open("wb")
-        except OSError as cause:
-            raise self._unwritable(cause) from None
-        try:
-            self._writer = ContainerWriter(self._file, SensorBlock, metadata=metadata)
-        except OSError as cause:
-            self._drop()
-            raise self._unwritable(cause) from None
+
+    def open(self) -> None:
+        """Begin the file. Raises OSError: it cannot be written there."""
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        self._file = self._part.open("wb")
+        self._writer = ContainerWriter(self._file, SensorBlock, metadata=self._metadata)
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -107,7 +103,9 @@ class RecordingWriter:
             raise self._unwritable(error) from None
 
     def _drop(self) -> None:
-        with suppress(OSError):  # closing writes what is left, and cannot on a full disk
+        with suppress(
+            OSError, AttributeError
+        ):  # closing writes what is left, and cannot on a full disk; or not open yet
             self._file.close()
         with suppress(OSError):
             self._part.unlink()

@@ -67,7 +67,7 @@ def lines(report: Report) -> list[str]:
     for device in data["devices"][:LISTED]:
         out += _device(device, bool(data["label"]))
     if len(data["devices"]) > LISTED:
-        out.append(f"  … {len(data['devices']) - LISTED} more; --json lists all")
+        out.append(f"  … {len(data['devices']) - LISTED} more; --format json lists all")
     if data["rows_without_time_dropped"]:
         out.append(f"dropped: {data['rows_without_time_dropped']:,} rows without a time")
     if data["recording"]:

@@ -66,7 +66,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--name", required=True, help="name of the model")
     pack.add_argument("--cohort", help="group of devices that runs it (default: the recording's)")
     pack.add_argument("--version", type=int, default=1, help="version of the model (default: 1)")
-    pack.add_argument("--format", choices=("text", "json"), default="text", help="how to print what was made")
+    output.add_summary_format(pack, "what was made")
     _window(pack)
     _levels(pack)
     _feeding(pack, heavy=True)

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         progress=(lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
     )
-    if args.json:
+    if args.format == "json":
         print(json.dumps(report.as_json(), indent=2, sort_keys=True))
         return 0
     if report.evaluation:

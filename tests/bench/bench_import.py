@@ -39,7 +39,7 @@ def write_csv(path: Path, rows: int, channels: int) -> None:
 
 def measure(table: Path, out: Path) -> tuple[float, float, float]:
     """Seconds of the whole command, those of its processor, and its peak resident memory in MiB."""
-    command = [sys.executable, "-m", "deploy", "import", str(table), "-o", str(out), "--quiet", "--json"]
+    command = [sys.executable, "-m", "deploy", "import", str(table), "-o", str(out), "--quiet", "--format", "json"]
     clock = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

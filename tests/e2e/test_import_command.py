@@ -86,7 +86,7 @@ def test_a_shipped_recording_that_becomes_csv_and_comes_back_is_the_same_row_for
         for at, value, flag in zip(times.tolist(), values[:, 0].tolist(), labels, strict=True):
             moment = (start + timedelta(microseconds=at)).replace(tzinfo=None).isoformat(sep=" ")
             file.write(f"{moment},{value!r},{flag}.0\n")
-    done = tidegate(tmp_path, "import", "machine.csv", "-o", "machine.avro", "--json")
+    done = tidegate(tmp_path, "import", "machine.csv", "-o", "machine.avro", "--format", "json")
     again = rows(tmp_path / "machine.avro")
     np.testing.assert_array_equal(again[0], times)
     np.testing.assert_array_equal(again[1], values)

@@ -34,8 +34,9 @@ class Imported:
 
 
 def imported(tmp_path: Path, *files: Path, **wanted: object) -> Imported:
+    """What becomes of files, in the place of what an earlier call of the test has made."""
     out = tmp_path / "out.avro"
-    report = import_files(files, out, Wanted(**wanted))  # type: ignore[arg-type]
+    report = import_files(files, out, Wanted(**wanted), force=True)  # type: ignore[arg-type]  # words of the test
     times, values, labels = {}, {}, {}
     channels: list[str] = []
     for device in report.devices:

@@ -298,6 +298,16 @@ def test_a_recording_does_not_replace_its_source(tmp_path: Path) -> None:
         import_files([path], path, Wanted())
 
 
+def test_a_recording_that_is_there_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, out = table(tmp_path, "time,a\n1700000000,1\n"), tmp_path / "out.avro"
+    out.write_bytes(b"of somebody")
+    with pytest.raises(ConfigError, match=r"there is a recording already.*--force"):
+        import_files([path], out, Wanted())
+    assert out.read_bytes() == b"of somebody"
+    assert import_files([path], out, Wanted(), force=True).rows == 1
+    assert out.read_bytes().startswith(b"Obj")
+
+
 def test_what_was_there_stays_when_an_import_fails(tmp_path: Path) -> None:
     good = table(tmp_path, "time,a\n1700000000,1\n", "good.csv")
     bad = table(tmp_path, "time,a\n1700000000,1\n1700000001,x\n1700000002,3\n", "bad.csv")

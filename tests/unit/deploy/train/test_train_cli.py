@@ -30,7 +30,7 @@ def test_the_command_prints_its_report_as_json(
     recording: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--normal", str(recording(wave(2_000))), "-o", str(tmp_path / "p"), "--name", "pumps", "--cohort", "pumps"]
-    assert main([*words, "--quiet", "--json", "--window-readings", "8"]) == 0
+    assert main([*words, "--quiet", "--format", "json", "--window-readings", "8"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["model"] == "pumps"
     assert captured.err == ""
