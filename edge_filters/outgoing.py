@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from schemas import topics
 from schemas.codec import encode, peek_identity
-from schemas.records import DeviceStatus, EdgeAggregate, EdgeEvent, SensorBlock
+from schemas.records import ClaimKind, DeviceClaim, DeviceStatus, EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.topics import Topic
 from schemas.tracing import Hop, headers_of
+
+#: Before the device in the key of a knock, so that it does not take the place of the claim that it asks about.
+KNOCK = b"knock:"
 
 FromDevice = EdgeEvent | EdgeAggregate | SensorBlock
 
@@ -46,6 +49,14 @@ def pack(record: FromDevice) -> Parcel:
 def pack_status(status: DeviceStatus) -> Parcel:
     """Parcel of a status. It goes past the spool: a newer status replaces an older one."""
     return Parcel(Priority.URGENT, topics.STATUS.name, status.device_id.encode(), encode(status))
+
+
+def pack_claim(claim: DeviceClaim) -> Parcel:
+    """Parcel of a claim. It goes past the spool, too: only now does it say anything."""
+    key = claim.device_id.encode()
+    if claim.kind is ClaimKind.KNOCK:
+        key = KNOCK + key
+    return Parcel(Priority.URGENT, topics.CLAIMS.name, key, encode(claim))
 
 
 _TRACED = frozenset({topics.EVENTS.name, topics.SAMPLES.name})

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from edge_filters.blocks import Block
 from edge_filters.outgoing import FromDevice, Parcel, Priority
-from schemas.records import ArtifactChunk, Floats, ModelUpdate, ThresholdUpdate
+from schemas.records import ArtifactChunk, DeviceClaim, Floats, ModelUpdate, ThresholdUpdate
 
-Feedback = ThresholdUpdate | ModelUpdate | ArtifactChunk
+Feedback = ThresholdUpdate | ModelUpdate | ArtifactChunk | DeviceClaim
 
 
 class Sensor(Protocol):
@@ -167,6 +167,11 @@ class Inbox(Protocol):
         """Why feedback cannot be heard, as a sentence; empty when all is well."""
         ...
 
+    @property
+    def hears_claims(self) -> bool:
+        """Whether claims come, too, once it is ready: an older broker may have no topic for them."""
+        ...
+
     def poll(self) -> list[Feedback | str]:
         """What has come since the last call; a string is a sentence about something that could not be read."""
         ...
@@ -238,8 +243,13 @@ class Spool(Protocol):
 class Store(Protocol):
     """Small things that a process remembers over a restart. What was saved survives a power cut whole or not at all."""
 
-    def next_boot_epoch(self) -> int:
-        """Count this start; 1 the first time."""
+    @property
+    def is_new(self) -> bool:
+        """Whether no start was ever counted here."""
+        ...
+
+    def next_boot_epoch(self, above: int = 0) -> int:
+        """Count this start: one more than the last one and than `above`."""
         ...
 
     def load(self, name: str) -> bytes | None:

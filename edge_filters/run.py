@@ -7,12 +7,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from edge_filters.assemble import assemble, build_scorer
 from edge_filters.blocks import Block
+from edge_filters.claims import begin, lease_of
 from edge_filters.config import PRODUCER_ONLY, EdgeConfig, Kafka
 from edge_filters.device import Device, Rules, Slot
 from edge_filters.engine import Engine
@@ -21,7 +22,7 @@ from edge_filters.io.sensors import RecordedSensor
 from edge_filters.io.spool import FileSpool
 from edge_filters.io.state import FileStore
 from edge_filters.ports import Inbox, Outbox, Sensor, Spool
-from edge_filters.shell import Limits, Shell
+from edge_filters.shell import Limits, Shell, wall_us
 from edge_filters.telemetry import hanging, readiness, readings
 from edge_filters.updates import HashTrust, ModelUpdates
 from schemas.container import read
@@ -39,6 +40,7 @@ def run_edge(config: EdgeConfig, stop: threading.Event) -> int:
         ConfigError: something that the configuration names does not fit.
         MissingToolError: the Kafka client that it names is not installed.
         SpoolError: the disk failed, or another process has the spool.
+        LeaseError: another process acts for one of the devices, or began to.
     """
     if config.http is None:
         return _run(config, stop, {})
@@ -62,11 +64,21 @@ def _run(config: EdgeConfig, stop: threading.Event, pages: dict[str, Callable[[]
     )
     try:
         store = FileStore(config.edge.state_dir)
-        parts = assemble(config, store.next_boot_epoch(), store)
-        outbox, inbox = connect(config.kafka)
+        parts = assemble(config, 0, store)
+        outbox, inbox = connect(config.kafka, parts.engine.devices)
     except BaseException:
         spool.close()
         raise
+    try:
+        lease = lease_of(parts.engine.devices, config.edge.id, store)
+        epoch, heard = begin(lease, store, inbox, outbox, stop, wall_us, leftovers=spool.waiting_records > 0)
+    except BaseException:
+        inbox.close()
+        outbox.close(1.0)
+        spool.close()
+        raise
+    for each in parts.engine.devices.values():
+        each.boot_epoch = epoch
     for notice in parts.notices:
         log.info(notice)
     if spool.waiting_records:
@@ -76,11 +88,13 @@ def _run(config: EdgeConfig, stop: threading.Event, pages: dict[str, Callable[[]
         if device is not None:
             device.counters["records_enqueued"] += count
     limits = Limits(status_every_s=config.status.every / 1e6)
-    shell = Shell(parts.engine, parts.sensors, spool, outbox, inbox, store, limits)
+    shell = Shell(parts.engine, parts.sensors, spool, outbox, inbox, store, limits, lease=lease, heard=heard)
     if config.http is not None:
         pages |= _pages(shell, config.edge.id)
     log.info("%d device(s) run", len(parts.sensors))
     shell.run(stop)
+    if lease.lost is not None:
+        raise lease.lost
     totals = _totals(parts.engine)
     log.info(
         "stopped: %d readings sensed, %d windows scored, %d escalated, %d records acknowledged",
@@ -111,8 +125,8 @@ def _version() -> str:
         return "unknown"
 
 
-def connect(kafka: Kafka) -> tuple[Outbox, Inbox]:
-    """Both ends of the link, on the chosen library. Neither waits for the broker.
+def connect(kafka: Kafka, devices: Collection[str] = ()) -> tuple[Outbox, Inbox]:
+    """Both ends of the link, on the chosen library. Neither waits for the broker. Claims on `devices` are heard.
 
     Raises:
         MissingToolError: the library is not installed.
@@ -123,10 +137,10 @@ def connect(kafka: Kafka) -> tuple[Outbox, Inbox]:
     if kafka.client == "confluent":  # loaded here, both: a third of a second that --check and offline runs save
         from edge_filters.io.confluent import ConfluentInbox, ConfluentOutbox
 
-        return ConfluentOutbox(*where, kafka.settings), ConfluentInbox(*where, heard)
+        return ConfluentOutbox(*where, kafka.settings), ConfluentInbox(*where, heard, devices)
     from edge_filters.io.kafka import KafkaInbox, KafkaOutbox
 
-    return KafkaOutbox(*where, kafka.settings), KafkaInbox(*where, heard)
+    return KafkaOutbox(*where, kafka.settings), KafkaInbox(*where, heard, devices)
 
 
 def replay(

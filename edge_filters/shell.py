@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +21,17 @@ import numpy as np
 
 from edge_filters.assemble import build_scorer, remember_package, remember_thresholds
 from edge_filters.blocks import Block
+from edge_filters.claims import Claims
 from edge_filters.courier import Courier
 from edge_filters.device import Device, Slot
 from edge_filters.engine import Engine, Step
+from edge_filters.lease import Lease
 from edge_filters.outgoing import Parcel, pack, pack_status
-from edge_filters.ports import Delivery, Inbox, Outbox, Sensor, Spool, Store
+from edge_filters.ports import Delivery, Feedback, Inbox, Outbox, Sensor, Spool, Store
 from edge_filters.telemetry import Meters
 from edge_filters.updates import Candidate
 from schemas.errors import DecodeError, ModelError, SpoolError, TidegateError
-from schemas.records import ArtifactChunk, EdgeEvent, Health, ModelUpdate, ThresholdUpdate
+from schemas.records import ArtifactChunk, DeviceClaim, EdgeEvent, Health, ModelUpdate, ThresholdUpdate
 from schemas.scoring import Scorer
 from schemas.sketch import Sketch
 from schemas.tracing import feedback_trace
@@ -87,8 +89,16 @@ class Shell:
         store: Store | None,
         limits: Limits | None = None,
         clock: Callable[[], int] = wall_us,
+        lease: Lease | None = None,
+        heard: Iterable[Feedback | str] = (),
     ) -> None:
-        """`inbox` and `store` are None where there is no feedback, as in a replay; then `clock` is event time."""
+        """`inbox` and `store` are None where there is no feedback, as in a replay; then `clock` is event time.
+
+        `lease`: begun by whoever starts the process; without one nothing is claimed. `heard`: what the inbox has given
+        already.
+        """
+        self._lease, self._claims, self._heard = lease, Claims(outbox), list(heard)
+        self._claimed = False
         self._clock = clock
         self.engine = engine
         self._sensors = sensors
@@ -138,7 +148,7 @@ class Shell:
             except Exception as failed:  # as below
                 self._sensor_failed(device_id, failed)
         next_tick = 0.0
-        while due and not stop.is_set():
+        while due and not stop.is_set() and not self._is_lost:
             now = time.monotonic()
             blocks = self._due_blocks(due, now, turns)
             if blocks or self.engine.has_work:
@@ -237,6 +247,7 @@ class Shell:
     def _tick(self, now: float) -> None:
         self._send(self.engine.tick(self._clock))
         self._hear()
+        self._claim()
         self._install()
         self._take_dropped(now)
         for notice in self._spool.take_notices():
@@ -270,11 +281,30 @@ class Shell:
             )
             self._dropped = 0
 
+    @property
+    def _is_lost(self) -> bool:
+        return self._lease is not None and self._lease.lost is not None
+
+    def _claim(self) -> None:
+        """Claim the devices as soon as that can be heard, and answer whoever asks."""
+        if self._lease is None or self._inbox is None or self._is_lost:
+            return
+        if not self._claimed and self._inbox.ready and self._inbox.hears_claims:
+            self._claimed = True
+            self._claims.put(self._lease.claims())
+        self._claims.put(self._lease.answers())
+        self._claims.pump()
+
     def _hear(self) -> None:
         if self._inbox is None:
             return
-        for item in self._inbox.poll():
+        heard, self._heard = self._heard, []
+        for item in [*heard, *self._inbox.poll()]:
             now_us = self._clock()
+            if isinstance(item, DeviceClaim):
+                if self._lease is not None:
+                    self._lease.hear(item)
+                continue
             if isinstance(item, ThresholdUpdate):
                 notices = self.engine.apply_thresholds(item, now_us)
                 if notices and self._store is not None:
@@ -356,13 +386,23 @@ class Shell:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Close what is open, send it, wait for the acknowledgements and say good-bye."""
+        """Close what is open, send it, wait for the acknowledgements and say good-bye.
+
+        Where a device was lost nothing more is sent under its name: what was sensed last is lost as after a kill, and
+        what is in the spool stays there.
+        """
+        if self._is_lost:
+            log.error("nothing more is sent; %d records stay in the spool", self._spool.waiting_records)
+            return
         self._send(self.engine.flush(self._clock))
         deadline = time.monotonic() + self._limits.drain_s
         self._wait(deadline, lambda: self._courier.idle)
         self._take_dropped(float("inf"))
         self._tell(time.monotonic(), Health.STOPPED)
         self._wait(deadline, lambda: not self._pending_statuses())
+        if self._lease is not None and self._claimed:
+            self._claims.put(self._lease.releases(self._clock()))
+            self._wait(deadline, self._claims.pump)
         if waiting := self._spool.waiting_records:
             log.warning("%d records wait in the spool; they are sent after the next start", waiting)
 

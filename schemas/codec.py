@@ -38,6 +38,7 @@ MAX_BYTES: dict[type[Any], int] = {
     r.EdgeEvent: 1000 * KIB,
     r.EdgeAggregate: 256 * KIB,
     r.DeviceStatus: 64 * KIB,
+    r.DeviceClaim: 4 * KIB,
     r.Decision: 8 * KIB,
     r.FleetWindow: 512 * KIB,
     r.Failure: 1010 * KIB,
@@ -51,6 +52,7 @@ _FILES: dict[type[Any], str] = {
     r.EdgeEvent: "edge_event",
     r.EdgeAggregate: "edge_aggregate",
     r.DeviceStatus: "device_status",
+    r.DeviceClaim: "device_claim",
     r.Decision: "decision",
     r.FleetWindow: "fleet_window",
     r.Failure: "failure",
@@ -62,6 +64,7 @@ _FILES: dict[type[Any], str] = {
 _ENUMS: dict[type[Any], dict[str, type[Any]]] = {
     r.EdgeEvent: {"outcome": r.Outcome, "transition": r.Transition},
     r.DeviceStatus: {"health": r.Health, "thresholds_source": r.ThresholdsSource},
+    r.DeviceClaim: {"kind": r.ClaimKind},
     r.Applied: {"kind": r.FeedbackKind},
     r.Decision: {
         "provisional": r.Outcome,

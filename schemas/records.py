@@ -321,6 +321,30 @@ LEDGER = (
 )
 
 
+class ClaimKind(StrEnum):
+    """What a claim says. KNOCK: whoever holds the device shall claim it anew, to show that it is alive."""
+
+    UNKNOWN = "UNKNOWN"
+    CLAIM = "CLAIM"
+    RELEASE = "RELEASE"
+    KNOCK = "KNOCK"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceClaim:
+    """Who acts for a device: process `instance` of edge `edge_id`, since `at`; edge_filters/lease.py obeys it."""
+
+    device_id: str
+    epoch: int
+    instance: str
+    edge_id: str
+    kind: ClaimKind
+    at: int
+
+    def __post_init__(self) -> None:
+        _check_device(self.device_id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Final decision of one event: exactly one per identity."""
@@ -464,6 +488,7 @@ Record = (
     | EdgeEvent
     | EdgeAggregate
     | DeviceStatus
+    | DeviceClaim
     | Decision
     | FleetWindow
     | Failure

@@ -76,6 +76,14 @@ STATUS = Topic(
     config=_COMPACTED | {"message.timestamp.type": "LogAppendTime"},
     doc="Reported state: applied versions, health, loss ledger counters.",
 )
+CLAIMS = Topic(
+    name="edge.claims",
+    record=r.DeviceClaim,
+    key="device",
+    partitions=1,
+    config=_COMPACTED | {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)},
+    doc="Which process acts for a device: two with one device id find each other here.",
+)
 DECISIONS = Topic(
     name="cloud.decisions",
     record=r.Decision,
@@ -130,6 +138,7 @@ CATALOGUE: tuple[Topic, ...] = (
     AGGREGATES,
     SAMPLES,
     STATUS,
+    CLAIMS,
     DECISIONS,
     FLEET,
     DEAD_LETTERS,

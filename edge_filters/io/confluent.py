@@ -10,7 +10,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 try:
@@ -76,7 +76,8 @@ class ConfluentOutbox:
 
     def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
         """`client`: further settings, named as kafka-python names them. Raises ConfigError: one has no counterpart."""
-        self._names = {topic.name: topic.named(topic_prefix) for topic in _SENT}
+        self._names = {topic.name: topic.named(topic_prefix) for topic in (*_SENT, topics.CLAIMS)}
+        self._needed = [topic.named(topic_prefix) for topic in _SENT]
         self._servers = bootstrap_servers
         self._settings: dict[str, Any] = {
             "linger.ms": 5,
@@ -114,7 +115,7 @@ class ConfluentOutbox:
                 heard = functools.partial(_keep_first, said)
                 producer = ck.Producer(self._settings | {"error_cb": heard})
                 there = producer.list_topics(timeout=ANSWER_S).topics
-                missing = next((name for name in self._names.values() if name not in there), None)
+                missing = next((name for name in self._needed if name not in there), None)
                 if missing is None:
                     self._heard_s, self._why, self._producer = time.monotonic(), "", producer
                     return
@@ -201,8 +202,14 @@ def _let_go(producer: Any) -> None:
 class ConfluentInbox(LogInbox):
     """Implements ports.Inbox on librdkafka."""
 
-    def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
-        """`client`: as for the outbox."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic_prefix: str = "",
+        client: Mapping[str, Any] | None = None,
+        devices: Collection[str] = (),
+    ) -> None:
+        """`client`: as for the outbox; `devices`: whose claims are heard."""
         settings: dict[str, Any] = {
             "fetch.max.bytes": 4 * 1024 * 1024,
             "max.partition.fetch.bytes": 1024 * 1024 + 65536,
@@ -219,7 +226,7 @@ class ConfluentInbox(LogInbox):
             "auto.offset.reset": "earliest",
             "allow.auto.create.topics": False,
         }
-        super().__init__(lambda: _Log(settings), bootstrap_servers, topic_prefix)
+        super().__init__(lambda: _Log(settings), bootstrap_servers, topic_prefix, devices)
 
 
 class _Message(NamedTuple):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from edge_filters.outgoing import KNOCK
 from edge_filters.ports import Feedback
 from schemas import topics
 from schemas.codec import decode
@@ -95,8 +96,20 @@ class FeedbackLog(Protocol):
 class LogInbox:
     """Implements ports.Inbox over a FeedbackLog."""
 
-    def __init__(self, open_log: Callable[[], FeedbackLog], servers: str, topic_prefix: str = "") -> None:
-        """`open_log` may raise: the broker is not there yet. `servers` is for sentences."""
+    def __init__(
+        self,
+        open_log: Callable[[], FeedbackLog],
+        servers: str,
+        topic_prefix: str = "",
+        devices: Collection[str] = (),
+    ) -> None:
+        """`open_log` may raise: the broker is not there yet. `servers` is for sentences.
+
+        Claims on `devices` are heard.
+        """
+        own = [device.encode() for device in devices]
+        self._claimed = frozenset([*own, *(KNOCK + device for device in own)])
+        self._claims = False
         self._open = open_log
         self._servers = servers
         self._prefix = topic_prefix
@@ -113,6 +126,11 @@ class LogInbox:
     def ready(self) -> bool:
         """Whether the feedback that was there at the start has been queued."""
         return self._ready.is_set()
+
+    @property
+    def hears_claims(self) -> bool:
+        """Whether the broker has a topic for claims, and somebody's are wanted."""
+        return self._claims
 
     def poll(self) -> list[Feedback | str]:
         """What has come."""
@@ -154,9 +172,13 @@ class LogInbox:
 
     def _follow(self, source: FeedbackLog) -> None:
         by_place: dict[Place, Topic] = {}
-        for topic in (*_HEARD, topics.ARTIFACTS):
+        wanted_topics = (*_HEARD, topics.ARTIFACTS, *((topics.CLAIMS,) if self._claimed else ()))
+        for topic in wanted_topics:
             name = topic.named(self._prefix)
             numbers = source.partitions(name)
+            if not numbers and topic is topics.CLAIMS:
+                self._put(f"the broker has no topic {name}: two processes with one device id would not find each other")
+                continue
             if not numbers:
                 self.problem = f"the broker at {self._servers} has no topic {name}; `tidegate up` makes the topics"
                 raise LookupError(name)
@@ -164,6 +186,7 @@ class LogInbox:
         files = [place for place, topic in by_place.items() if topic is topics.ARTIFACTS]
         state = [place for place in by_place if place not in files]
         self.problem = ""
+        self._claims = any(topic is topics.CLAIMS for topic in by_place.values())
         source.assign(source.first(by_place))
         for place in files:
             source.pause(place)
@@ -183,6 +206,8 @@ class LogInbox:
             for place, messages in source.read(POLL_S, MAX_POLL):
                 topic = by_place[place]
                 for message in messages:
+                    if topic is topics.CLAIMS and message.key not in self._claimed:
+                        continue
                     if message.value is None or (topic is topics.ARTIFACTS and not _is_of(message.key, wanted)):
                         continue
                     item = _decoded(message, topic)

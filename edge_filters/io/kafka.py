@@ -11,7 +11,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import crc32c  # noqa: F401  # without it kafka-python falls back to a CRC in Python, twenty times slower, silently
@@ -65,7 +65,8 @@ class KafkaOutbox:
 
     def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
         """`client`: further settings of kafka-python, such as `security_protocol`."""
-        self._names = {topic.name: topic.named(topic_prefix) for topic in _SENT}
+        self._names = {topic.name: topic.named(topic_prefix) for topic in (*_SENT, topics.CLAIMS)}
+        self._needed = [topic.named(topic_prefix) for topic in _SENT]
         self._servers = bootstrap_servers
         self._settings = {
             "bootstrap_servers": bootstrap_servers.split(","),
@@ -101,7 +102,7 @@ class KafkaOutbox:
             producer = None
             try:
                 producer = KafkaProducer(**self._settings)
-                missing = next((name for name in self._names.values() if not _has_topic(producer, name)), None)
+                missing = next((name for name in self._needed if not _has_topic(producer, name)), None)
                 if missing is None:
                     self._heard_s, self._why, self._producer = time.monotonic(), "", producer
                     return
@@ -176,8 +177,14 @@ class KafkaOutbox:
 class KafkaInbox(LogInbox):
     """Implements ports.Inbox on kafka-python."""
 
-    def __init__(self, bootstrap_servers: str, topic_prefix: str = "", client: Mapping[str, Any] | None = None) -> None:
-        """`client`: as for the outbox."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic_prefix: str = "",
+        client: Mapping[str, Any] | None = None,
+        devices: Collection[str] = (),
+    ) -> None:
+        """`client`: as for the outbox; `devices`: whose claims are heard."""
         settings = {
             "bootstrap_servers": bootstrap_servers.split(","),
             "enable_auto_commit": False,
@@ -189,7 +196,7 @@ class KafkaInbox(LogInbox):
             "metrics_enabled": False,
             "allow_auto_create_topics": False,
         } | dict(client or {})
-        super().__init__(lambda: _Log(settings), bootstrap_servers, topic_prefix)
+        super().__init__(lambda: _Log(settings), bootstrap_servers, topic_prefix, devices)
 
 
 class _Log:

@@ -23,8 +23,13 @@ class FileStore:
         except OSError as cause:
             raise SpoolError("the state folder cannot be made", folder=str(folder), cause=str(cause)) from cause
 
-    def next_boot_epoch(self) -> int:
-        """Count this start.
+    @property
+    def is_new(self) -> bool:
+        """Whether no start was ever counted here. Raises SpoolError: the disk failed."""
+        return self.load("boot_epoch") is None
+
+    def next_boot_epoch(self, above: int = 0) -> int:
+        """Count this start: one more than the last one here, and than `above`, which others have told.
 
         Raises SpoolError: the disk failed, or the count is damaged. Guessing it could give two records one identity.
         """
@@ -37,8 +42,9 @@ class FileStore:
                 got=text[:40],
                 fix="write a number into it that is larger than any boot_epoch this device has sent",
             )
-        self.save("boot_epoch", f"{int(text) + 1}\n".encode())
-        return int(text) + 1
+        epoch = max(int(text), above) + 1
+        self.save("boot_epoch", f"{epoch}\n".encode())
+        return epoch
 
     def load(self, name: str) -> bytes | None:
         """What was saved under a name. Raises SpoolError: the disk failed."""

@@ -175,10 +175,12 @@ def test_without_a_broker_it_decides_and_spools_and_a_later_start_delivers_it_on
     said = rig.said()
     waited = int(re.search(r"(\d+) records of an earlier run wait in the spool", said)[1])  # type: ignore[index]
     sent = rig.records(topics.EVENTS, topics.AGGREGATES, topics.SAMPLES)
-    assert len([record for record in sent if record.boot_epoch == 1]) == waited > 0
+    first = min(record.boot_epoch for record in sent)
+    assert first > 1_600_000_000_000  # without disk and broker no count of starts is known, so the time stands for it
+    assert len([record for record in sent if record.boot_epoch == first]) == waited > 0
     assert len({(type(r), r.identity) for r in sent}) == len(sent)
     last = rig.statuses()[-1]
-    assert last.boot_epoch == 2
+    assert last.boot_epoch == first + 1
     assert last.counters["records_enqueued"] == last.counters["records_acked"] == len(sent)
     events = [r.identity for r in sent if isinstance(r, EdgeEvent)]
     assert events == sorted(events)

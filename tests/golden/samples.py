@@ -57,6 +57,14 @@ SAMPLES: dict[str, Callable[[], r.Record]] = {
         windows_escalated=1,
         score_max=2.75,
     ),
+    "device_claim": lambda: r.DeviceClaim(
+        device_id="plant1/line2/pump-7",
+        epoch=3,
+        instance="0f3a9c11",
+        edge_id="edge-1",
+        kind=r.ClaimKind.CLAIM,
+        at=T0,
+    ),
     "device_status": lambda: r.DeviceStatus(
         **_IDENTITY,
         at=T0,

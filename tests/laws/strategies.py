@@ -152,6 +152,15 @@ failures = st.builds(
     problem=TEXT,
     failed_at=LONG,
 )
+device_claims = st.builds(
+    r.DeviceClaim,
+    device_id=DEVICE,
+    epoch=LONG,
+    instance=TEXT,
+    edge_id=TEXT,
+    kind=st.sampled_from(r.ClaimKind),
+    at=LONG,
+)
 threshold_updates = st.builds(
     r.ThresholdUpdate,
     target=TEXT,
@@ -198,6 +207,7 @@ RECORDS: dict[type[Any], st.SearchStrategy[Any]] = {
     r.EdgeEvent: edge_events(),
     r.EdgeAggregate: edge_aggregates(),
     r.DeviceStatus: device_statuses,
+    r.DeviceClaim: device_claims,
     r.Decision: decisions,
     r.FleetWindow: fleet_windows,
     r.Failure: failures,

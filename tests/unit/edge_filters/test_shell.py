@@ -55,6 +55,7 @@ class ScriptedInbox:
 
     ready = True
     problem = ""
+    hears_claims = True
 
     def __init__(self) -> None:
         self.items: list[Feedback | str] = []
