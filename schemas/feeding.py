@@ -107,7 +107,7 @@ class Call:
         """
         size = self.batch
         if size is None:
-            return self._frames(runtime, raw, scaled, memories)
+            return self._padded(runtime, raw, scaled, list(memories), self.half.batch_multiple)
         scores: list[Scores] = []
         after: list[Memory] = []
         for at in range(0, len(raw), size):
@@ -118,13 +118,12 @@ class Call:
         return np.concatenate(scores), after
 
     def _padded(
-        self, runtime: Runtime, raw: Floats, scaled: Floats, memories: list[Memory], size: int
+        self, runtime: Runtime, raw: Floats, scaled: Floats, memories: list[Memory], multiple: int
     ) -> tuple[Scores, list[Memory]]:
-        """A call of a model with a fixed batch: what is missing is filled with the last window, and left out again."""
-        real, missing = len(raw), size - len(raw)
-        if missing:
-            raw, scaled = (np.concatenate([each, np.repeat(each[-1:], missing, axis=0)]) for each in (raw, scaled))
-            memories = memories + [self._blank] * missing
+        """A call with a multiple of so many windows: what is missing is filled up, and left out again."""
+        real = len(raw)
+        raw, scaled = filled(raw, multiple), filled(scaled, multiple)
+        memories = memories + [self._blank] * (len(raw) - real)
         scores, after = self._frames(runtime, raw, scaled, memories)
         return scores[:real], after[:real]
 
@@ -181,6 +180,16 @@ class Call:
                     output=state.output,
                 )
         return pick_scores(half.pick, out, len(raw), feeds[half.input], half.file), after
+
+
+def filled(rows: Array, multiple: int) -> Array:
+    """Rows, and the last one again until there is a multiple of so many.
+
+    >>> filled(np.array([[1], [2], [3]]), 4).tolist()
+    [[1], [2], [3], [3]]
+    """
+    missing = -len(rows) % multiple
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
 def pick_scores(pick: Pick, out: Any, batch: int, fed: Array, file: str) -> Scores:

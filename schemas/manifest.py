@@ -170,6 +170,14 @@ class Half(Feed):
     states: list[State] = Field(default=[], max_length=64)
     pick: Pick = Pick()
     batch: int | None = Field(default=None, ge=1, le=4096, description="Windows in a call; none: any number of them.")
+    batch_multiple: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="Without a batch: a call has a multiple of so many windows, the last one again where some are "
+        "missing. A runtime works off what does not fill its registers in another way, so that the last bits of a "
+        "score, and with them a decision, would depend on how many windows happened to go in together.",
+    )
     frame_readings: int | None = Field(
         default=None, ge=1, le=65536, description="The window goes in by frames of so many readings, in order."
     )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from schemas.errors import ModelError
 from schemas.features import extract, standardise
-from schemas.feeding import Call, Memory, Runtime, Scores, Tensor, expected_shape
+from schemas.feeding import Call, Memory, Runtime, Scores, Tensor, expected_shape, filled
 from schemas.manifest import Feed, Half, Manifest, Package, later_fields
 from schemas.records import Floats
 
@@ -91,9 +91,10 @@ class Scorer:
         if self._call is not None:
             return self._score_with(self._call, windows, scaled, devices, spans)
         feed = extract(scaled, self.half.statistics) if self.half.feed == "features" else scaled
+        feed = filled(feed, self.half.batch_multiple)
         (out,) = self._runtime.run([self.half.output], {self.half.input: feed})
         try:
-            scores = np.asarray(out, np.float64).reshape(len(windows), 1)
+            scores = np.asarray(out, np.float64).reshape(len(feed), 1)[: len(windows)]
         except (TypeError, ValueError):
             raise ModelError(
                 "the score output must hold one number per window", file=self.half.file, windows=len(windows)
@@ -230,7 +231,7 @@ _UNKNOWN = -(1 << 63)
 
 def _is_plain(half: Half) -> bool:
     """Whether a half is one float32 tensor in and one number per window out, as it was from the beginning."""
-    return not later_fields(half)
+    return not later_fields(half) - {"batch_multiple"}
 
 
 def _waves(devices: Sequence[str]) -> list[list[int]]:

@@ -72,6 +72,8 @@ def _half(package: Package, half: Half) -> list[str]:
         out.append(f"- Starts anew after a gap of more than {half.reset_after_us / 1e6:g} s, or where time goes back")
     if half.batch:
         out.append(f"- {half.batch} window(s) in a call")
+    elif half.batch_multiple > 1:
+        out.append(f"- A multiple of {half.batch_multiple} windows in a call, so that scores repeat to the last bit")
     return [*out, f"- Score: {score_line(half)}; higher is worse"]
 
 

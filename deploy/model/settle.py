@@ -9,12 +9,14 @@ import numpy as np
 
 from deploy.model.said import Understood
 from schemas.errors import ModelError
-from schemas.feeding import Array, Call, Runtime, Tensor
+from schemas.feeding import Array, Call, Runtime, Scores, Tensor
 from schemas.manifest import Half, Pick, SelfTest
 from schemas.records import Floats
 
 #: Scores of a window alone and among others may differ by this much, relatively: the last bits of float32 do.
 _SAME = 1e-3
+#: Of windows in a call, to be tried in this order; the widest registers hold 16 float32.
+_MULTIPLES = (1, 4, 8, 16)
 
 
 class _Watched:
@@ -135,7 +137,7 @@ def _try_batch(
         )
     if fields["batch"] is not None:
         return
-    many = Call(half_of(fields), names)
+    many = Call(half_of(dict(fields) | {"batch_multiple": 1}), names)
     try:
         together = many(runtime, windows, windows, [many.blank] * len(windows))[0]
     except ModelError as why:
@@ -145,3 +147,26 @@ def _try_batch(
     if not np.allclose(alone, together, rtol=_SAME, atol=_SAME, equal_nan=True):
         got.fields["batch"] = 1
         got.notes.append("a window scores differently among others: windows go in one by one")
+        return
+    got.fields["batch_multiple"] = _multiple(runtime, fields, names, got)
+
+
+def _multiple(runtime: Runtime, fields: Mapping[str, Any], names: Sequence[str], got: Understood) -> int:
+    """The fewest windows in multiples of which a window's score is the same to the last bit, whoever goes with it."""
+    assert got.window_readings is not None
+    assert got.channels is not None
+    windows = probe(got.window_readings, got.channels, _MULTIPLES[-1] + 3)
+    for multiple in _MULTIPLES:
+        call = Call(half_of(dict(fields) | {"batch_multiple": multiple}), names)
+
+        def scores(part: Floats, call: Call = call) -> Scores:
+            return call(runtime, part, part, [call.blank] * len(part))[0]
+
+        whole = scores(windows)
+        if all(
+            np.array_equal(scores(windows[:count]), whole[:count], equal_nan=True)
+            and np.array_equal(scores(windows[-count:]), whole[-count:], equal_nan=True)
+            for count in range(1, len(windows))
+        ):
+            return multiple
+    return _MULTIPLES[-1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.records import Decision
 
-#: Scores of one window may differ by this share: a runtime may add up in another order in a batch of another size.
+#: Scores of one window may differ by this share: another kind of processor rounds otherwise. On the same kind, none do.
 SCORE_TOLERANCE = 1e-5
 _EXACT = ("provisional", "outcome", "verdict", "decided_by", "model_sha256", "thresholds_version", "policy_version")
 _SCORES = ("edge_score", "heavy_score", "heavy_threshold")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
@@ -196,3 +197,23 @@ def greedy() -> bytes:
     ]
     constants = [helper.make_tensor("many", INT64, [1], [2**16])]
     return model(nodes, [("x", FLOAT, ["b", 4])], [("score", FLOAT, ["b", 1])], constants)
+
+
+def network(readings: int = 4, channels: int = 2, hidden: int = 7) -> bytes:
+    """A small network with weights of a fixed seed: its scores have bits in their last places that may vary."""
+    random = np.random.default_rng(11)
+    weights = {
+        "w1": random.normal(0, 1, (readings * channels, hidden)),
+        "b1": random.normal(0, 1, (hidden,)),
+        "w2": random.normal(0, 1, (hidden, 1)),
+        "b2": random.normal(0, 1, (1,)),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w1", "b1"], ["first"]),
+        helper.make_node("Tanh", ["first"], ["squashed"]),
+        helper.make_node("Gemm", ["squashed", "w2", "b2"], ["second"]),
+        helper.make_node("Sigmoid", ["second"], ["score"]),
+    ]
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    return model(nodes, [("x", FLOAT, ["b", readings, channels])], [("score", FLOAT, ["b", 1])], constants)

@@ -1,14 +1,17 @@
-"""Laws of models that remember: what a device scores depends on its own windows alone, however they come together."""
+"""Laws of scores: what a window scores depends on it and its device alone, however windows come together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.scoring import Scorer
+from schemas.scoring import Scorer, Tensor
 from tests.doubles import odd_models
 from tests.doubles.packages import package, scorer
 
@@ -71,3 +74,44 @@ def test_the_heavy_half_depends_on_the_window_alone(stream: list[tuple[str, int,
 @cache
 def _heavy() -> Scorer:
     return scorer(package(odd_models.running_sum(READINGS), states=[STATE], reset_after_us=RESET_US), "heavy")
+
+
+@cache
+def network(**half: Any) -> Scorer:
+    return scorer(package(odd_models.network(), channels=("a", "b"), **half))
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    st.sampled_from([network, lambda: network(scaled=False), lambda: network(batch=3)]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_score_is_the_same_to_the_last_bit_whatever_it_shares_a_call_with(
+    cuts: list[int], made: Callable[[], Scorer], seed: int
+) -> None:
+    windows = np.random.default_rng(seed).normal(0, 1, (sum(cuts), READINGS, 2)).astype(np.float32)
+    ends = np.cumsum(cuts).tolist()
+    parts = [made().score(windows[end - cut : end], ["d"] * cut) for cut, end in zip(cuts, ends, strict=True)]
+    assert np.concatenate(parts).tolist() == made().score(windows, ["d"] * len(windows)).tolist()
+
+
+class RemainderOff:
+    """A runtime as they are: what is left over behind a multiple of 16 rows is worked off in another way."""
+
+    inputs: tuple[Tensor, ...] = (Tensor("x", "float32", (None, READINGS, 2)),)
+    outputs: tuple[Tensor, ...] = (Tensor("score", "float32", (None, 1)),)
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """The mean of each window, a little off behind the last multiple."""
+        scores = feeds["x"].mean(axis=(1, 2), dtype=np.float64)[:, None]
+        scores[len(scores) - len(scores) % 16 :] += 2.0**-40
+        return [scores]
+
+
+@pytest.mark.parametrize(("multiple", "same"), [(16, True), (1, False)])
+def test_calls_are_filled_up_because_a_runtime_treats_what_is_left_over_differently(multiple: int, same: bool) -> None:
+    made = package(odd_models.mean_of(["b", READINGS, 2]), channels=("a", "b"), batch_multiple=multiple)
+    found = Scorer(made, "edge", RemainderOff())
+    windows = np.random.default_rng(1).normal(0, 1, (32, READINGS, 2)).astype(np.float32)
+    alone = [found.score(window[None], ["d"])[0] for window in windows]
+    assert (alone == found.score(windows, ["d"] * 32).tolist()) is same
