@@ -12,9 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploy.broker import Broker
 from tests.faults import report
-from tests.faults.scenarios import BY_NAME, SCENARIOS, Bench, Result, Scenario, run
+from tests.faults.catalogue import BY_NAME, SCENARIOS
+from tests.faults.disk import may_mount
+from tests.faults.proxy import FaultBroker, Proxy
+from tests.faults.scenario import Bench, Result, Scenario, run
 
 EXAMPLES = """examples:
   python -m tests.faults list
@@ -66,6 +68,10 @@ def _say(sentence: str) -> None:
 
 def _jobs(given: argparse.Namespace) -> list[tuple[Scenario, str]]:
     chosen = [BY_NAME[name] for name in given.only] if given.only else list(SCENARIOS)
+    if why := may_mount():
+        for scenario in [scenario for scenario in chosen if scenario.needs_root]:
+            _say(f"{scenario.name} is left out: {why}")
+            chosen.remove(scenario)
     if given.mutants:
         return [(scenario, mutant) for scenario in chosen for mutant in scenario.mutants]
     return [(scenario, "") for scenario in chosen]
@@ -75,23 +81,26 @@ def _run(given: argparse.Namespace) -> int:
     stop, results, seed = _Stop(), list[Result](), given.seed
     folder = Path(tempfile.mkdtemp(prefix="tidegate-faults-"))
     end_s = time.monotonic() + (given.minutes or 0.0) * 60
-    with Broker(folder / "broker") as broker:
+    jobs = _jobs(given)
+    with Proxy() as proxy, FaultBroker(folder / "broker", proxy=proxy) as broker:
         while True:
-            for scenario, mutant in _jobs(given):
+            for scenario, mutant in jobs:
                 if stop.asked or (results and given.minutes and time.monotonic() > end_s):
                     break
                 where = folder / f"{seed}-{scenario.name}{mutant and '-' + mutant}"
                 broker.start()
-                bench = Bench(where, broker, seed, given.rounds or scenario.quick, mutant, _say, lambda: stop.asked)
+                bench = Bench(
+                    where, broker, proxy, seed, given.rounds or scenario.quick, mutant, _say, lambda: stop.asked
+                )
                 result = run(scenario, bench)
                 results.append(result)
                 _tell(result)
-                if not result.red and not given.keep:
+                if not result.failed and not given.keep:
                     shutil.rmtree(where, ignore_errors=True)
                 seed += 1
             if stop.asked or not given.minutes or time.monotonic() > end_s:
                 break
-    bad = [result for result in results if result.red is not bool(result.mutant)]
+    bad = [result for result in results if result.failed]
     if given.output == "json":
         print(json.dumps(report.as_json(results), indent=1))
     else:

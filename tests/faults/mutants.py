@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,13 @@ def early_position() -> None:
         self.acknowledge_all(Receipt("", *partition, begin, end))
 
     original = _replace(ledger.LedgerCore, "register", register)
+    from pipelines.io import sink
+
+    def process(self: Any, batch: Any) -> Any:
+        time.sleep(0.3)  # the moment between position and answer, wide enough to be hit
+        return written(self, batch)
+
+    written = _replace(sink._Write, "process", process)
 
 
 def no_crc() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.checker import KINDS
-from tests.faults.scenarios import Result
+from tests.faults.scenario import Result
 
 _COLUMNS = ("scenario", "runs", "kills", "power cuts", "sent", "answered", *KINDS, "trouble", "recovery p95 s")
 

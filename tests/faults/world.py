@@ -30,6 +30,7 @@ from schemas.topics import AGGREGATES, CATALOGUE, DEAD_LETTERS, DECISIONS, EVENT
 from tests.doubles import edge_model
 from tests.faults import wire
 from tests.faults.checker import Account, Seen, Verdict, check
+from tests.faults.disk import PowerDisk
 from tests.faults.source import Key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._seen: dict[Key, float] = {}
         self._newest: dict[str, int] = {}
+        self._heard_s = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         self._thread.start()
@@ -85,6 +87,7 @@ class Watcher:
     def _take(self, messages: list[Any]) -> None:
         now = time.monotonic()
         with self._lock:
+            self._heard_s = now
             for message in messages:
                 with contextlib.suppress(wire.Unreadable):
                     fields = wire.decode(message.value)
@@ -96,6 +99,11 @@ class Watcher:
         """Event time of the newest answer of all devices."""
         with self._lock:
             return max(self._newest.values(), default=0)
+
+    def silent_s(self) -> float:
+        """Seconds since anything came, or since the beginning."""
+        with self._lock:
+            return time.monotonic() - self._heard_s
 
     def keys(self) -> set[Key]:
         """Everything that was visible up to now."""
@@ -144,7 +152,8 @@ class World:
         self.edge: subprocess.Popen[bytes] | None = None
         self.pipeline: subprocess.Popen[bytes] | None = None
         self.watcher: Watcher | None = None
-        self.kills = self.cuts = 0
+        self.disk: PowerDisk | None = None
+        self.kills = self.cuts = self.cuts_of_link = 0
         self.recoveries_s: list[float] = []
         self.trouble: list[str] = []
         #: Lost records that counters or gap markers of the product speak of; set by scenarios that fill a spool.
@@ -305,12 +314,18 @@ class World:
         victim = self.find(which)
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
-        if which == "edge" and self.edge is not None:
-            self.edge.wait(10)
+        if which == "edge":
+            self.end_edge()
             self.start_edge()
         if which == "pipeline" and self.pipeline is not None:
             self.pipeline.wait(10)
             self.start_pipeline()
+
+    def end_edge(self) -> None:
+        """kill -9 of the edge where it is still alive; it is not started again."""
+        assert self.edge is not None
+        self.edge.kill()
+        self.edge.wait(10)
 
     @contextlib.contextmanager
     def frozen(self, which: str) -> Iterator[None]:
@@ -345,8 +360,11 @@ class World:
         with self.account_path.open() as lines:
             return Account.of((line for line in lines if line.endswith("\n")), self.seed)
 
-    def settle(self, within_s: float = 90.0) -> None:
-        """No more readings; wait until the edge has said good-bye and all that is owed is there. Notes trouble."""
+    def settle(self, within_s: float = 90.0, patience_s: float = 30.0) -> None:
+        """No more readings; wait until the edge has said good-bye and all that is owed is there. Notes trouble.
+
+        `patience_s`: how long nothing may come before what is missing counts as lost.
+        """
         self.tell_oracle(close=True)
         edge, watcher = self.edge, self.watcher
         assert edge is not None
@@ -356,11 +374,13 @@ class World:
             if edge.returncode != 0:
                 self.trouble.append(f"the edge ended with {edge.returncode}: {self.log('edge')[-300:]}")
             owed = self.account().owed
-            until(lambda: owed <= watcher.keys(), "every answer that is owed", within_s)
+            until(lambda: owed <= watcher.keys() or watcher.silent_s() > patience_s, "the answers to come in", within_s)
+            if missing := len(owed - watcher.keys()):
+                self.trouble.append(f"{missing} answers that are owed did not come, and nothing for {patience_s:g} s")
         except Stuck as stuck:
             self.trouble.append(str(stuck))
         if self._has_pipeline:
-            self._settle_pipeline(within_s)
+            self._settle_pipeline(patience_s)
 
     def _settle_pipeline(self, within_s: float) -> None:
         """Until the positions are at the ends and no window is open; then stop the pipeline in good order."""

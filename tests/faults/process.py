@@ -1,0 +1,91 @@
+"""Faults of processes: kill -9, SIGSTOP, restarts, failpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.faults.scenario import Bench, Scenario
+from tests.faults.world import World
+
+# -- kill -9 --------------------------------------------------------------------------------------------------------
+
+
+def _kill_edge(bench: Bench, world: World, turn: int) -> None:
+    """Every second time the broker is frozen before: then the spool is the only place where records are."""
+    bench.pause(0.3, 1.5)
+    if turn % 2:
+        with world.frozen("broker"):
+            bench.pause(0.2, 1.0)
+            world.kill("edge")
+            bench.pause(0.0, 1.0)
+    else:
+        world.kill("edge")
+
+
+def _kill(which: str) -> Callable[[Bench, World, int], None]:
+    def harm(bench: Bench, world: World, turn: int) -> None:
+        bench.pause(0.3, 2.5)
+        world.kill(which)
+
+    return harm
+
+
+def _kill_broker(bench: Bench, world: World, turn: int) -> None:
+    """Every second time the edge is killed meanwhile: what it had handed to its client then is only in the spool."""
+    bench.pause(0.3, 2.0)
+    world.kill("broker")
+    bench.pause(0.0, 2.0)
+    if turn % 2:
+        world.kill("edge")
+    world.broker.start()
+
+
+def _kill_any(bench: Bench, world: World, turn: int) -> None:
+    which = bench.dice.choice(["edge", "worker", "worker", "prism", "pipeline", "broker"])
+    {"edge": _kill_edge, "broker": _kill_broker}.get(which, _kill(which))(bench, world, turn)
+
+
+# -- stopped for a while ----------------------------------------------------------------------------------------------
+
+
+def _freeze(which: str, low_s: float, high_s: float) -> Callable[[Bench, World, int], None]:
+    def harm(bench: Bench, world: World, turn: int) -> None:
+        bench.pause(0.3, 2.0)
+        with world.frozen(which):
+            bench.pause(low_s, high_s)
+
+    return harm
+
+
+def _pipeline(bench: Bench) -> World:
+    return bench.world(pipeline_options=("--delivery=at-least-once",) if bench.mutant == "at-least-once" else ())
+
+
+def _restart_broker(bench: Bench, world: World, turn: int) -> None:
+    bench.pause(0.3, 2.0)
+    world.broker.stop()
+    world.broker.start()
+
+
+_PIPELINE_MUTANTS = {"at-least-once": "doubled", "early-position": "lost"}
+
+SCENARIOS = (
+    Scenario(
+        "kill-edge", "S1", "kill -9 of the edge process, every second time while the broker hangs", _kill_edge,
+        {"spool-in-memory": "lost"}, quick=4,
+    ),
+    Scenario("kill-worker", "P1 P2", "kill -9 of the worker", _kill("worker"), _PIPELINE_MUTANTS, _pipeline, quick=3),
+    Scenario("kill-prism", "P1", "kill -9 of the engine", _kill("prism"), _PIPELINE_MUTANTS, _pipeline),
+    Scenario("kill-pipeline", "P1", "kill -9 of the supervisor", _kill("pipeline"), _PIPELINE_MUTANTS, _pipeline),
+    Scenario(
+        "kill-broker", "K1", "kill -9 of the broker, every second time of the edge too; back after up to 2 s",
+        _kill_broker, {"ack-on-send": "lost"},
+    ),
+    Scenario(
+        "kill-any", "X1", "kill -9 of a process that the seed chooses", _kill_any, _PIPELINE_MUTANTS, _pipeline, quick=4
+    ),
+    Scenario("stop-broker", "K2", "SIGSTOP of the broker for 2 to 8 s", _freeze("broker", 2.0, 8.0), quick=1),
+    Scenario("stop-worker", "P1", "SIGSTOP of the worker for 2 to 12 s", _freeze("worker", 2.0, 12.0), quick=1),
+    Scenario("stop-edge", "S1", "SIGSTOP of the edge for 1 to 5 s", _freeze("edge", 1.0, 5.0), quick=1),
+    Scenario("restart-broker", "K1", "the broker is stopped in good order and started", _restart_broker, quick=1),
+)  # fmt: skip
