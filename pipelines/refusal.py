@@ -8,7 +8,11 @@ OTHER_PAYLOAD, WENT_BACK, KILLS = "other-payload", "went-back", "kills"
 
 
 class Diverged(TidegateError):
-    """Two writers use the name of one device, or its disk was set back: which record is true cannot be told."""
+    """A record that comes after later ones of its device: its disk was set back, or a clone of it runs."""
+
+
+class IdentityTaken(Diverged):
+    """Another record of this identity was answered: of two writers with one name, this is the second."""
 
 
 class KillsWorkers(TidegateError):
@@ -18,7 +22,7 @@ class KillsWorkers(TidegateError):
 def error(reason: str) -> TidegateError:
     """Why a record was refused, as what goes into its dead letter."""
     if reason == OTHER_PAYLOAD:
-        return Diverged(
+        return IdentityTaken(
             "another record with this identity was answered already",
             fix="two devices use one id, or the state of one was copied: give the clone an id of its own",
         )

@@ -14,10 +14,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from pipelines.io.trail import FOLDER, Isolation, read_step
 from schemas.errors import EXIT_CODES, ConfigError, ModelError, PipelineError, TooManyFailed
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,11 @@ class RestartPolicy:
             return None
         return float(min(self.max_pause_s, self.first_pause_s * 2 ** (self.crashes - 1)))
 
+    def go_on(self) -> float:
+        """What made it crash is out of the way: the count starts anew. Seconds to wait before the next start."""
+        self.crashes = 0
+        return self.first_pause_s
+
 
 class Supervisor:
     """Starts `command` again and again until it ends well, ends for good, or a signal says so."""
@@ -57,10 +65,15 @@ class Supervisor:
         policy: RestartPolicy,
         stop_timeout_s: float = 30.0,
         watch: Callable[[bool, int, int], None] = lambda up, restarts, crashes: None,
+        trail: Path | None = None,
     ) -> None:
-        """`watch` is told whether the child is up, how often it was started again, and how many crashes in a row."""
+        """`watch` is told whether the child is up, how often it was started again, and how many crashes in a row.
+
+        `trail`: folder in which the child notes what it is at; see pipelines/io/trail.py.
+        """
         self._command, self._policy, self._stop_timeout_s = list(command), policy, stop_timeout_s
         self._watch, self._restarts = watch, 0
+        self._trail, self._isolation = trail, Isolation()
         self._child: subprocess.Popen[bytes] | None = None
         # A plain flag: an Event that a signal handler sets can wait for itself, when the signal comes inside of wait().
         self._stopping = False
@@ -77,6 +90,8 @@ class Supervisor:
             if code == 0 or self._stopping or code in FINAL_CODES:
                 return code if code >= 0 else 128 - code
             pause_s = self._policy.after_crash(time.monotonic() - started_s)
+            if self._isolate(code):
+                pause_s = self._policy.go_on()
             if pause_s is None:
                 raise PipelineError(
                     "the pipeline keeps failing and is not started again",
@@ -89,6 +104,19 @@ class Supervisor:
             if not self._pause(pause_s):
                 return 0
             self._restarts += 1
+
+    def _isolate(self, code: int) -> bool:
+        """See what the child was at when it died; whether a record that kills is out of the way now.
+
+        A child that ended with a reason of its own, such as a broker that is away, has not died of a record.
+        """
+        if self._trail is None or not (code < 0 or code >= 128 or code == EXIT_CODES[PipelineError]):
+            return False
+        known = len(self._isolation.kills)
+        if sentence := self._isolation.after_death(read_step(self._trail)):
+            log.warning("%s", sentence)
+        self._isolation.write(self._trail)
+        return len(self._isolation.kills) > known
 
     def _pause(self, seconds: float) -> bool:
         """Wait. False: a signal said to stop meanwhile."""
@@ -136,15 +164,17 @@ def supervise(argv: Sequence[str]) -> int:
     given.add_argument("--supervisor_metrics_port", type=int, default=None)
     given.add_argument("--metrics_host", default="127.0.0.1")
     ours = given.parse_known_args(list(argv))[0]  # the job checks them again, with all of Beam's
-    if ours.supervisor_metrics_port is None:
-        return Supervisor(command, RestartPolicy()).run()
-    from pipelines.io.probe import SupervisorProbe
+    with tempfile.TemporaryDirectory(prefix="tidegate-trail-") as folder:
+        os.environ[FOLDER] = folder
+        if ours.supervisor_metrics_port is None:
+            return Supervisor(command, RestartPolicy(), trail=Path(folder)).run()
+        from pipelines.io.probe import SupervisorProbe
 
-    probe = SupervisorProbe(ours.metrics_host, ours.supervisor_metrics_port)
-    try:
-        return Supervisor(command, RestartPolicy(), watch=probe.tell).run()
-    finally:
-        probe.close()
+        probe = SupervisorProbe(ours.metrics_host, ours.supervisor_metrics_port)
+        try:
+            return Supervisor(command, RestartPolicy(), watch=probe.tell, trail=Path(folder)).run()
+        finally:
+            probe.close()
 
 
 def _die_with_parent() -> Callable[[], None]:

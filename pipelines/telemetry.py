@@ -44,7 +44,7 @@ HISTOGRAMS = {
     ("tidegate.heavy", "latency"): "tidegate_pipeline_decision_latency_seconds",
 }
 #: Reasons of dead letters that are there from the start, so that the first one counts as an increase.
-REASONS = ("DecodeError", "LateData", "LostRecords", "Diverged")
+REASONS = ("DecodeError", "LateData", "LostRecords", "Diverged", "IdentityTaken")
 #: Unread records above which the pipeline is not ready, and seconds after which its main loop counts as hanging.
 BACKLOG = 100_000
 HANGS_S = 30.0

@@ -52,6 +52,9 @@ def judge(letters: Sequence[Letter], box: Box, prefix: str, now_us: int, *, agai
             verdicts.append(Verdict(letter, why))
         elif letter.position in box.retried and not again:
             verdicts.append(Verdict(letter, "it was sent again before; --again sends it once more", skipped=True))
+        elif letter.reason == "KillsWorkers" and not again:
+            why = "workers died of it; when the code is mended, --again sends it"
+            verdicts.append(Verdict(letter, why, skipped=True))
         elif letter.digest in came_back and not again:
             earlier = came_back[letter.digest]
             why = f"the same record was sent again as {earlier} and came back; --again sends it once more"
@@ -72,6 +75,8 @@ def hopeless(letter: Letter, prefix: str, now_us: int) -> str:
         return f"it is not a dead letter: {letter.problem}"
     if failure.reason == "LostRecords":
         return "it stands for records that the broker had deleted: there is no payload to send"
+    if failure.reason == "IdentityTaken":
+        return "another record with its identity was answered: sent again, that event would have two decisions"
     if failure.reason == "LateData":
         return (
             "its fleet window is closed for good, and would be again; the next aggregates are taken when the pipeline "

@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.flow import Flow, FlowConfig
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import Taken
+from pipelines.io.trail import Step, trail
 from pipelines.io.watermark import UNKNOWN_US, WatermarkRule
 from schemas.errors import ConfigError, DecodeError
 from schemas.ids import Identity
@@ -94,7 +95,8 @@ class ReadFromKafka(beam.PTransform):
 
     Args:
         topics, bootstrap_servers, group_id, client, library, start_deadline_s, outage_grace_s: see FeedConfig.
-        branches, lanes: who must answer for a chunk before its offsets are committed; see FlowConfig. Both empty:
+        branches, lanes, exact: who must answer for a chunk before its offsets are committed, and of which topics they
+            are committed with the answers; see FlowConfig. All empty:
             nothing is committed, for runners that keep the offsets in checkpoints of their own.
         disorder_s, idle_s, future_s: see WatermarkRule.
         event_time: record -> us since 1970. A record for which it raises still travels, and moves no watermark.
@@ -112,6 +114,7 @@ class ReadFromKafka(beam.PTransform):
         *,
         branches: Iterable[str] = (),
         lanes: Mapping[str, float] | None = None,
+        exact: Iterable[str] = (),
         event_time: EventTime = append_time,
         identity: Identify | None = None,
         disorder_s: float = 2.0,
@@ -146,6 +149,7 @@ class ReadFromKafka(beam.PTransform):
                 feed=feed,
                 branches=tuple(branches),
                 lanes={lane: round(late_s * 1e6) for lane, late_s in (lanes or {}).items()},
+                exact=tuple(exact),
             ),
             rule=WatermarkRule(
                 disorder_us=round(disorder_s * 1e6),
@@ -332,18 +336,25 @@ class Loop(beam.DoFn):
         starts = self._own(flow.feed.starts(), key)
         dedupe = self._dedupe(key, shard, seen)
         busy = False
+        watched = trail()
         for partition, start in starts.items():
             if partition not in shard.at:
                 shard.at[partition] = At(start.offset, self._first_watermark(start, before))
                 if flow.ledger is not None:
                     flow.ledger.begin(partition, start.live_from, start.resume)
-            taken = flow.feed.take(
-                partition, shard.at[partition].offset, self._config.max_chunk, self._config.max_chunk_bytes
-            )
+            offset, most = shard.at[partition].offset, self._config.max_chunk
+            if watched is not None:
+                most = watched.most(partition, offset, most)
+            taken = flow.feed.take(partition, offset, most, self._config.max_chunk_bytes)
             busy = busy or taken.more
-            chunk, event_us = self._advance(flow, shard, partition, start, taken, dedupe)
+            if watched is not None and taken.records:
+                watched.at(Step(*partition, taken.records[0].offset, taken.end, len(taken.records)))
+            kills = () if watched is None else watched.kills(partition)
+            chunk, event_us = self._advance(flow, shard, partition, start, taken, dedupe, kills)
             if chunk is not None:
                 yield TimestampedValue(chunk, Timestamp(micros=event_us))
+            if watched is not None and taken.records:
+                watched.done()
         if shard.at != before.at:
             shard.serial += 1
             if dedupe is not None:
@@ -369,9 +380,19 @@ class Loop(beam.DoFn):
         return max(horizon_us, before.hold_us()) if before.at else horizon_us
 
     def _advance(
-        self, flow: Flow, shard: ShardState, partition: Partition, start: Start, taken: Taken, dedupe: Dedupe | None
+        self,
+        flow: Flow,
+        shard: ShardState,
+        partition: Partition,
+        start: Start,
+        taken: Taken,
+        dedupe: Dedupe | None,
+        kills: Collection[int] = (),
     ) -> tuple[Chunk | None, int]:
-        """Move one partition by what was taken; the chunk to emit, if any, and its event time in us."""
+        """Move one partition by what was taken; the chunk to emit, if any, and its event time in us.
+
+        `kills`: offsets of records that are not to be looked at.
+        """
         rule = self._config.rule
         offset, watermark_us = shard.at[partition]
         now_us = time.time_ns() // 1000
@@ -387,7 +408,7 @@ class Loop(beam.DoFn):
         times = []
         first_us = now_us
         for record in taken.records:
-            at_us = self._event_us(record)
+            at_us = record.append_time_ms * 1000 if record.offset in kills else self._event_us(record)
             first_us = min(first_us, at_us)
             if rule.plausible(at_us, record.append_time_ms, now_us):
                 times.append(at_us)
@@ -395,9 +416,8 @@ class Loop(beam.DoFn):
                 self._implausible.inc()
         records = taken.records
         refused: tuple[tuple[int, str], ...] = ()
-        if dedupe is not None:
-            dedupe.from_the_beginning = start.whole
-            records, refused = self._only_new(partition, taken.records, dedupe, start.live_from)
+        if dedupe is not None or kills:
+            records, refused = self._only_new(partition, taken.records, dedupe, start, kills)
         after_us = watermark_us if taken.settling else rule.after_records(watermark_us, times)
         shard.at[partition] = At(taken.end, after_us)
         begin = max(offset, start.live_from)
@@ -427,16 +447,28 @@ class Loop(beam.DoFn):
             return record.append_time_ms * 1000
 
     def _only_new(
-        self, partition: Partition, records: list[Record], dedupe: Dedupe, live_from: int
+        self,
+        partition: Partition,
+        records: list[Record],
+        dedupe: Dedupe | None,
+        start: Start,
+        kills: Collection[int],
     ) -> tuple[list[Record], tuple[tuple[int, str], ...]]:
-        """What is handed on, and which of it only to be put away. What lies below `live_from` counts nowhere."""
+        """What is handed on, and which of it only to be put away. What is there for warming up counts nowhere."""
         identify = self._config.identity
-        if identify is None:
-            return records, ()
+        if dedupe is not None:
+            dedupe.from_the_beginning = start.whole
         out: list[Record] = []
         refused: list[tuple[int, str]] = []
         duplicates = forgotten = 0
         for record in records:
+            if record.offset in kills:
+                out.append(record)
+                refused.append((record.offset, refusal.KILLS))
+                continue
+            if identify is None or dedupe is None:
+                out.append(record)
+                continue
             try:
                 identity = identify(record)
             except Exception:  # as above
@@ -449,7 +481,7 @@ class Loop(beam.DoFn):
             if seen is Seen.NEW or record.retried:  # a dead letter is new, too, though its device has sent others since
                 out.append(record)
                 continue
-            if record.offset < live_from:
+            if record.offset < start.live_from:
                 continue
             if reason := _REFUSED.get(seen):
                 out.append(record)

@@ -239,7 +239,7 @@ def test_what_the_source_refused_becomes_a_dead_letter_and_nothing_else() -> Non
     refused = ((0, refusal.OTHER_PAYLOAD), (1, refusal.WENT_BACK), (3, refusal.KILLS))
     lanes, failures = split(chunk(events, refused=refused))
     assert lanes.events == events[2:3]
-    assert [(f.offset, f.reason) for f in failures] == [(0, "Diverged"), (1, "Diverged"), (3, "KillsWorkers")]
+    assert [(f.offset, f.reason) for f in failures] == [(0, "IdentityTaken"), (1, "Diverged"), (3, "KillsWorkers")]
     assert [f.payload for f in failures] == [encode(events[at]) for at in (0, 1, 3)]
 
 

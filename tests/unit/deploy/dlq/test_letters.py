@@ -89,6 +89,7 @@ def test_a_tombstone_that_is_no_note_retries_nothing() -> None:
     [
         ({"reason": "LostRecords", "payload": b""}, "no payload to send"),
         ({"reason": "LateData"}, "closed for good"),
+        ({"reason": "IdentityTaken"}, "would have two decisions"),
         ({"source": "p.cloud.decisions"}, "does not read"),
         ({"source": "edge.events"}, "does not read"),
         ({"problem": "too big (payload cut from 2000000 bytes)"}, "holds only its start"),
@@ -120,6 +121,17 @@ def test_what_decodes_now_goes_back_once() -> None:
     assert (sent.skipped, back.skipped) == (True, True)
     assert "came back" in back.why
     assert judge(box.letters[:1], box, "p.", NOW_US, again=True)[0].sends
+
+
+def test_what_killed_workers_goes_back_only_when_asked_for() -> None:
+    box = collect([message(encode(failure(reason="KillsWorkers")), 0)], lambda _: True)
+    (held,) = judge(box.letters, box, "p.", NOW_US)
+    assert (held.skipped, "workers died of it" in held.why) == (True, True)
+    assert judge(box.letters, box, "p.", NOW_US, again=True)[0].sends
+    (diverged,) = judge(
+        collect([message(encode(failure(reason="Diverged")), 0)], lambda _: True).letters, box, "p.", NOW_US
+    )
+    assert diverged.sends
 
 
 def test_a_damaged_record_is_read_up_to_the_damage() -> None:
