@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from deploy.cluster import reach, unreachable
+from deploy.text import safe, utc
 from schemas.codec import BOOK, decode_any
 from schemas.errors import DecodeError, UnavailableError
 from schemas.records import Record
@@ -71,7 +72,7 @@ class Line:
 
     def as_text(self) -> str:
         """For people: `time topic/partition@offset key Type field=value …`. Nothing in it can steer a terminal."""
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in self._text())
+        return safe(self._text())
 
     def _text(self) -> str:
         at = datetime.fromtimestamp(self.stamped_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
@@ -221,10 +222,7 @@ def _short(value: Any, is_time: bool) -> str:
     if isinstance(value, bytes):
         return value.hex()[:8] if len(value) == 32 else f"<{len(value)} bytes>"
     if is_time and isinstance(value, int):
-        try:
-            return datetime.fromtimestamp(value / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        except (ValueError, OverflowError, OSError):  # a device's clock may say anything
-            return f"{value}us"
+        return utc(value)
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Enum):

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> None:
     from deploy import output
     from deploy.dlq.letters import grouped
-    from deploy.recording.span import utc
+    from deploy.text import safe, utc
 
     selection = _selection(args)
     groups = grouped(_read(args, lambda _: False), selection)
@@ -92,9 +92,9 @@ def _list(args: argparse.Namespace) -> None:
         return
     rows = [
         {
-            "source": _safe(group.source) or "-",
-            "stage": _safe(group.stage) or "-",
-            "reason": _safe(group.reason),
+            "source": safe(group.source) or "-",
+            "stage": safe(group.stage) or "-",
+            "reason": safe(group.reason),
             "count": group.count,
             "retried": group.retried,
             "first": utc(group.first_us),
@@ -167,13 +167,15 @@ def _retry(args: argparse.Namespace) -> int:
 
 
 def _row(verdict: Any, args: argparse.Namespace) -> dict[str, Any]:
+    from deploy.text import safe
+
     failure = verdict.letter.failure
     sends = "would be sent" if args.dry_run else "sent"
     return {
         "letter": str(verdict.letter.position),
-        "to": None if failure is None else _safe(f"{failure.source.removeprefix(args.prefix)}/{failure.partition}"),
+        "to": None if failure is None else safe(f"{failure.source.removeprefix(args.prefix)}/{failure.partition}"),
         "result": sends if verdict.sends else "skipped" if verdict.skipped else "refused",
-        "why": _safe(verdict.why) or None,
+        "why": safe(verdict.why) or None,
     }
 
 
@@ -201,8 +203,3 @@ def _read(args: argparse.Namespace, keep: Any) -> Any:
 
     where = address.resolve(args.bootstrap_servers)
     return collect(records.messages(where, [topics.DEAD_LETTERS.named(args.prefix)]), keep)
-
-
-def _safe(text: str) -> str:
-    """Nothing in it can steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(result: Any, book: Any) -> None:
     from deploy import output
+    from deploy.text import safe
 
     if not result.devices:
         output.note("no device has sent anything")
@@ -110,7 +111,7 @@ def _print(result: Any, book: Any) -> None:
         end = f" (explained: {finding.explained})" if finding.explained else ""
         mark = "" if finding.explained else "UNEXPLAINED "
         line = f"{mark}{finding.kind}: {whose}{finding.lane}: {finding.what}{end}"
-        print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
+        print(safe(line))
     if book.cut:
         output.note(f"the beginning was not read of: {', '.join(sorted(book.cut))}")
     output.note(

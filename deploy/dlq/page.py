@@ -9,8 +9,8 @@ from typing import Any
 from deploy.dlq.letters import Box, Letter
 from deploy.dlq.partial import Partial, read_partly
 from deploy.dlq.retry import hopeless
-from deploy.recording.span import utc
 from deploy.records import plain
+from deploy.text import safe, utc
 
 _WIDTH = 16
 
@@ -64,7 +64,7 @@ class Page:
 
     def as_text(self, hex_bytes: int) -> str:
         """For people. `hex_bytes`: of the payload. Nothing in it can steer a terminal."""
-        return "\n".join(_printable(line) for line in self._lines(hex_bytes))
+        return "\n".join(safe(line) for line in self._lines(hex_bytes))
 
     def _lines(self, hex_bytes: int) -> Iterator[str]:
         failure, payload = self.letter.failure, self.payload
@@ -103,7 +103,3 @@ def _short(value: object) -> str:
         return f"<{len(value)} bytes> {value[:16].hex()}" + ("..." if len(value) > 16 else "")
     text = repr(value)
     return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.explain import plots, text
 from deploy.explain.trace import Trace
-from deploy.recording.span import utc
+from deploy.text import duration, utc
 from schemas.errors import ConfigError
 
 #: Most channels that a page draws.
@@ -23,7 +23,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"utc": utc, "duration": text.duration, "safe_text": text.safe}
+    environment.filters |= {"utc": utc, "duration": duration}
     return environment
 
 
@@ -51,7 +51,7 @@ def write(trace: Trace, path: Path) -> None:
     rows = [
         {
             "at": utc(hop.at_us),
-            "after": "" if not at else text.duration((hop.at_us - hops[at - 1].at_us) / 1000),
+            "after": "" if not at else duration(hop.at_us - hops[at - 1].at_us),
             "clock": hop.clock,
             "words": hop.words,
             "details": list(text.details(trace, hop)),
@@ -66,7 +66,7 @@ def write(trace: Trace, path: Path) -> None:
         summary=text.headline(trace),
         why=trace.why,
         rows=rows,
-        latencies=[(name.replace("_", " "), text.duration(ms)) for name, ms in trace.latencies_ms().items()],
+        latencies=[(name.replace("_", " "), duration(1000 * ms)) for name, ms in trace.latencies_ms().items()],
         remarks=list(text.remarks(trace)),
         readings=0 if window is None else len(window),
         channels=len(names),

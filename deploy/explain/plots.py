@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
-from deploy.recording.span import utc
+from deploy.text import utc
 
 WIDTH, LEFT, RIGHT = 1080, 64, 8
 PANEL, SCORES, GAP = 120, 140, 24

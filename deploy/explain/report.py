@@ -11,9 +11,8 @@ import numpy as np
 from deploy.explain import plots
 from deploy.explain.page import render, write_page
 from deploy.explain.survey import Device, Survey
-from deploy.explain.text import duration, safe
 from deploy.recording.files import everything
-from deploy.recording.span import utc
+from deploy.text import duration, safe, utc
 
 #: Devices that are drawn, those with the most events first; tables have all of them.
 DRAWN = 40
@@ -93,8 +92,8 @@ def text(found: dict[str, Any], say: Callable[[str], None]) -> None:
     """A few lines for the terminal."""
     say(", ".join(f"{value} {name}" for name, value in _headline(found)))
     for device in found["devices"]:
-        rate = f"one every {duration(1000 / device['rate_hz'])}" if device["rate_hz"] else "no rate"
-        gaps = f", {device['gaps']} gaps, longest {duration(device['longest_gap_ms'])}" if device["gaps"] else ""
+        rate = f"one every {duration(1e6 / device['rate_hz'])}" if device["rate_hz"] else "no rate"
+        gaps = f", {device['gaps']} gaps, longest {duration(1000 * device['longest_gap_ms'])}" if device["gaps"] else ""
         say(safe(f"  {device['device']}: {device['readings']:,} readings, {rate}{gaps}, {device['events']} events"))
 
 

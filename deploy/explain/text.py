@@ -9,31 +9,14 @@ from typing import Any
 import numpy as np
 
 from deploy.explain.trace import Hop, Levels, Trace, sparkline
-from deploy.recording.span import utc
 from deploy.records import plain
+from deploy.text import duration, safe, utc
 from schemas.errors import ConfigError
 
 #: Most channels that are drawn.
 CHANNELS = 16
 #: A hop longer than this says that two clocks, or a replay, have different times.
 STRANGE_MS = 3_600_000.0
-
-
-def safe(words: str) -> str:
-    """Text with everything escaped that is not printable."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-
-
-def duration(ms: float) -> str:
-    """A latency for people.
-
-    >>> duration(0.25), duration(1500.0), duration(-90000.0)
-    ('0.25 ms', '1.5 s', '-1.5 min')
-    """
-    for size, unit in ((86_400_000.0, "d"), (3_600_000.0, "h"), (60_000.0, "min"), (1000.0, "s")):
-        if abs(ms) >= size:
-            return f"{ms / size:.3g} {unit}"
-    return f"{ms:.3g} ms"
 
 
 def text(trace: Trace) -> list[str]:
@@ -63,12 +46,14 @@ def _lines(trace: Trace) -> Iterator[str]:
     yield ""
     before: int | None = None
     for hop in trace.hops():
-        after = "" if before is None else f"{'' if hop.at_us < before else '+'}{duration((hop.at_us - before) / 1000)}"
+        after = "" if before is None else f"{'' if hop.at_us < before else '+'}{duration(hop.at_us - before)}"
         yield f"  {utc(hop.at_us)}  {after:>10}  {hop.words}"
         yield from (f"{'':38}  {line}" for line in details(trace, hop))
         before = hop.at_us
     yield ""
-    yield "  " + ", ".join(f"{name.replace('_', ' ')} {duration(ms)}" for name, ms in trace.latencies_ms().items())
+    yield "  " + ", ".join(
+        f"{name.replace('_', ' ')} {duration(1000 * ms)}" for name, ms in trace.latencies_ms().items()
+    )
     yield from (f"  {line}" for line in remarks(trace))
     yield ""
     yield from _signal(trace)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploy.importing.importer import Report
+from deploy.text import duration, utc
 
 #: Devices and channels that are listed one by one.
 LISTED = 40
@@ -13,34 +13,6 @@ LISTED = 40
 MANY = 0.01
 #: Whole numbers up to here are the same in float32.
 EXACT = 1 << 24
-
-
-def moment(at_us: int) -> str:
-    """UTC, as short as it is exact.
-
-    >>> moment(1_700_000_000_000_000)
-    '2023-11-14 22:13:20Z'
-    """
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
-    return at.replace(tzinfo=None).isoformat(sep=" ") + "Z"
-
-
-def span(us: int) -> str:
-    """A duration in a unit that suits it.
-
-    >>> span(3_300_000_000), span(20_000), span(0)
-    ('55 min', '20 ms', '0 s')
-    """
-    for unit, name in (
-        (86_400_000_000, "d"),
-        (3_600_000_000, "h"),
-        (60_000_000, "min"),
-        (1_000_000, "s"),
-        (1_000, "ms"),
-    ):
-        if us >= unit:
-            return f"{us / unit:.4g} {name}"
-    return f"{us} us" if us else "0 s"
 
 
 def lines(report: Report) -> list[str]:
@@ -106,15 +78,15 @@ def _channel(channel: dict[str, Any], rows: int) -> str:
 
 
 def _device(device: dict[str, Any], labelled: bool) -> list[str]:
-    ends = f"{moment(device['oldest_us'])} to {moment(device['newest_us'])}"
+    ends = f"{utc(device['oldest_us'])} to {utc(device['newest_us'])}"
     out = [f"  {device['device_id']}: {device['rows']:,} rows, {ends}"]
     if device["step_us"]:
         often = "" if device["steady_share"] > 0.999 else f" for {device['steady_share']:.1%} of the steps"
-        out.append(f"    one reading every {span(device['step_us'])}{often}")
+        out.append(f"    one reading every {duration(device['step_us'])}{often}")
     if device["gaps"]:
-        out.append(f"    {device['gaps']:,} gaps, the longest {span(device['largest_gap_us'])}")
+        out.append(f"    {device['gaps']:,} gaps, the longest {duration(device['largest_gap_us'])}")
     if device["jumps_back"]:
-        where, far = device["first_jump_back"], span(device["largest_jump_back_us"])
+        where, far = device["first_jump_back"], duration(device["largest_jump_back_us"])
         out.append(
             f"    {device['jumps_back']:,} jumps back in time, the first at row {where['row']} of {where['file']}, the "
             f"largest by {far}; {device['rows_behind']:,} rows are behind one before them"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from deploy.ledger.book import LANES, Book, LifeBook, Place
-from deploy.recording.span import utc
+from deploy.text import utc
 from schemas import topics
 from schemas.ids import Identity, chosen_for_audit
 from schemas.records import DeviceStatus, Health

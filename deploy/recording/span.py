@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from deploy.text import utc
 from schemas.container import ContainerWriter, read
 from schemas.errors import ConfigError, DecodeError
 from schemas.records import SensorBlock
@@ -152,18 +153,6 @@ def blocks(path: Path) -> Iterator[SensorBlock]:
         raise ConfigError("the recording cannot be read", recording=str(path), cause=cause.strerror) from None
     except DecodeError as wrong:
         raise DecodeError(wrong.problem, fix=wrong.fix, **({"recording": str(path)} | wrong.where)) from wrong
-
-
-def utc(at_us: int) -> str:
-    """A time for people, to the millisecond; whatever a device's clock said.
-
-    >>> utc(1_000_000)
-    '1970-01-01T00:00:01.000Z'
-    """
-    try:
-        return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{at_us}us"
 
 
 #: Nothing is cut off.

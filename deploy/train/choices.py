@@ -68,15 +68,3 @@ def stride_for(readings: int, channels: int, rows: Sequence[int]) -> int:
     most = max(1, min(MAX_FIT_WINDOWS, MAX_FIT_NUMBERS // (readings * channels)))
     wide = min(-(-sum(rows) // most), min(rows) // _LEAST_OF_EACH)
     return max(1, readings // 4, wide)
-
-
-def duration(us: float) -> str:
-    """Microseconds in the unit that people would use.
-
-    >>> duration(4_800_000_000), duration(640_000), duration(90_000_000)
-    ('80 min', '640 ms', '90 s')
-    """
-    for unit, size in (("d", 86_400e6), ("h", 3_600e6), ("min", 60e6), ("s", 1e6), ("ms", 1e3)):
-        if us >= (1 if unit in ("ms", "s") else 2) * size - 1e-6:
-            return f"{us / size:.3g} {unit}"
-    return f"{us:.3g} us"

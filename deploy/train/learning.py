@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.train.choices import LEAST_READINGS, MAX_WINDOW_NUMBERS, duration, stride_for, window_for
+from deploy.text import duration
+from deploy.train.choices import LEAST_READINGS, MAX_WINDOW_NUMBERS, stride_for, window_for
 from deploy.train.cutter import Cutter
 from deploy.train.packing import Learned, TrainingOptions
 from deploy.train.reading import Device, Say, Survey, batches

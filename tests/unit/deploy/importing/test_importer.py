@@ -91,7 +91,7 @@ def test_rows_that_jump_back_and_repeat_are_all_kept_in_order_and_reported(tmp_p
     said = "\n".join(lines(found.report))
     assert "1 jumps back in time, the first at row 5" in said
     assert "3 rows repeat a time" in said
-    assert "1 gaps, the longest 1.25 h" in said
+    assert "1 gaps, the longest 75 min" in said
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:

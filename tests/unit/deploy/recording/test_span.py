@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.recording.span import ALL, Moment, Span, blocks, cut, first_time, moment, utc
+from deploy.recording.span import ALL, Moment, Span, blocks, cut, first_time, moment
+from deploy.text import utc
 from schemas.container import ContainerWriter
 from schemas.errors import ConfigError, DecodeError
 from schemas.records import SensorBlock
