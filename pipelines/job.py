@@ -113,6 +113,8 @@ class Job:
         self._asking = threading.Lock()  # the probe's thread asks too
         prefix, servers, client = ours.kafka_topic_prefix, ours.kafka_bootstrap_servers, ours.client()
         window, policy = ours.window(), ours.policy()
+        # a runner that keeps offsets in its checkpoints cannot put them into a transaction of ours
+        exact = ours.delivery == "exactly-once" and not self._flink
         self._source = ReadFromKafka(
             [topic.named(prefix) for topic in INPUTS],
             servers,
@@ -120,6 +122,7 @@ class Job:
             # Flink keeps offsets in its checkpoints; Prism forgets everything, so offsets follow the sinks' answers.
             branches=() if self._flink else BRANCHES,
             lanes={} if self._flink else dict.fromkeys(LANES, window.lateness_us / 1e6),
+            exact=[topics.EVENTS.named(prefix)] if exact else [],
             event_time=event_time,
             identity=identity,
             disorder_s=ours.disorder / 1e6,
@@ -143,7 +146,12 @@ class Job:
         def to(topic: topics.Topic, branch: str | None = None) -> WriteToKafka:
             asked_of = None if self._flink else branch
             return WriteToKafka(
-                topic.named(prefix), servers, branch=asked_of, client=client, library=ours.kafka_client_library
+                topic.named(prefix),
+                servers,
+                branch=asked_of,
+                with_positions=exact,
+                client=client,
+                library=ours.kafka_client_library,
             )
 
         self._sinks = Sinks(
@@ -190,6 +198,8 @@ class Job:
         try:
             while not stop.is_set():
                 time.sleep(POLL_S)
+                if why := flows.failure(self._source.flow):
+                    raise why
                 if probe is not None:
                     probe.turned()
                 if time.monotonic() < ask_at_s:

@@ -64,6 +64,13 @@ class TidegateOptions(PipelineOptions):
             help="what reads and writes records; confluent is faster and needs the extra fast (default: %(default)s)",
         )
         kafka.add_argument(
+            "--delivery",
+            choices=("exactly-once", "at-least-once"),
+            default="exactly-once",
+            help="write decisions and dead letters of events in transactions with the positions of their events, or "
+            "before them; Flink is always at least once (default: %(default)s)",
+        )
+        kafka.add_argument(
             "--kafka_start_deadline",
             type=_duration,
             default="60s",

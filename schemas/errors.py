@@ -74,6 +74,10 @@ class LeaseError(TidegateError):
     """Another process acts for this device; only one may."""
 
 
+class TakenOver(LeaseError):
+    """Another pipeline writes under the name of this one; only one may."""
+
+
 class CheckFailed(TidegateError):
     """A check that the user asked for found something: lost or doubled records, a failed doctor line."""
 

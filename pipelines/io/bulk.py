@@ -166,9 +166,11 @@ def send(producer: KafkaProducer, topic: str, records: Iterable[Outgoing], *, ke
     partitions = len(producer.partitions_for(topic))
     config = producer.config
     lot = Lot(topic, partitions, config["batch_size"], config["max_request_size"], keyless).add(records)
-    return Sent(
-        [_queue(producer, TopicPartition(topic, number), count, parts) for number, count, parts in lot.batches()]
-    )
+    batches = lot.batches()
+    if (transactions := producer._transaction_manager) is not None and transactions.is_transactional():
+        for number, _, _ in batches:
+            transactions.maybe_add_partition_to_transaction(TopicPartition(topic, number))
+    return Sent([_queue(producer, TopicPartition(topic, number), count, parts) for number, count, parts in batches])
 
 
 def _queue(producer: KafkaProducer, tp: TopicPartition, count: int, parts: list[bytes]) -> ProducerBatch:

@@ -13,13 +13,20 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class CommitNote:
-    """`position`: every record lane answered everything below it. `horizons`: lane -> closed window end, us."""
+    """`position`: every record lane answered everything below it. `horizons`: lane -> closed window end, us.
+
+    `signed`: which process wrote it in which of its transactions, `name:number`; empty outside of transactions.
+    """
 
     position: int
     horizons: dict[str, int] = field(default_factory=dict)
+    signed: str = ""
 
     def __str__(self) -> str:
-        return json.dumps({"v": VERSION, "p": self.position, "h": self.horizons}, separators=(",", ":"), sort_keys=True)
+        fields: dict[str, object] = {"v": VERSION, "p": self.position, "h": self.horizons}
+        if self.signed:
+            fields["s"] = self.signed
+        return json.dumps(fields, separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def parse(cls, text: str) -> CommitNote:
@@ -32,7 +39,8 @@ class CommitNote:
             raw = json.loads(text)
             if raw["v"] != VERSION:
                 raise DecodeError("a commit note of an unknown version", version=raw["v"])
-            return cls(int(raw["p"]), {str(lane): int(at) for lane, at in raw["h"].items()})
+            signed = str(raw.get("s", ""))
+            return cls(int(raw["p"]), {str(lane): int(at) for lane, at in raw["h"].items()}, signed)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
             raise DecodeError("not a commit note of this project", got=text[:100]) from cause
 

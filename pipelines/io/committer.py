@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
@@ -75,6 +75,21 @@ class Ledger:
         """See LedgerCore.commits."""
         with self._lock:
             return self._core.commits()
+
+    def answered(self) -> dict[Partition, Commit]:
+        """See LedgerCore.answered."""
+        with self._lock:
+            return self._core.answered()
+
+    def settled(self, offsets: Mapping[Partition, int]) -> None:
+        """See LedgerCore.settled."""
+        with self._lock:
+            self._core.settled(offsets)
+
+    def confirmed(self, commits: Mapping[Partition, Commit]) -> None:
+        """See LedgerCore.confirmed."""
+        with self._lock:
+            self._core.confirmed(commits)
 
     def in_flight(self) -> int:
         """See LedgerCore.in_flight."""
@@ -152,6 +167,7 @@ class Committer:
             log.warning("offsets are committed again")
         self._away = False
         self._sent, self._sent_at_s = commits, now_s
+        self._ledger.confirmed(commits)
         return True
 
 

@@ -15,13 +15,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from pipelines.io.chunk import Resume
 from pipelines.io.commit_note import CommitNote
 from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import PER_RECORD, ReadAhead, Taken
-from pipelines.io.transport import LogAway, LogReader, OffsetsGone, OpenReader, Read
+from pipelines.io.transport import Committed, LogAway, LogReader, OffsetsGone, OpenReader, Read
 from schemas.errors import DecodeError, MissingToolError, TidegateError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -41,13 +42,26 @@ PARTITIONS_CHECK_S = 30.0
 RETRY_S = 0.5
 
 
+class Gate(Protocol):
+    """Who commits the offsets that reading starts from, and has to be alone with that."""
+
+    def fence(self) -> None:
+        """Shut out everybody else. Asked again and again. Raises LogAway, TidegateError."""
+        ...
+
+    def begins(self, partition: Partition, committed: Committed | None) -> None:
+        """What was committed when reading of a partition began."""
+        ...
+
+
 class Feed:
     """Reads all partitions of the configured topics ahead, in one thread. Thread-safe."""
 
-    def __init__(self, config: FeedConfig, open_reader: OpenReader | None = None) -> None:
-        """`open_reader`: where the records are, if not where the configuration says."""
+    def __init__(self, config: FeedConfig, open_reader: OpenReader | None = None, gate: Gate | None = None) -> None:
+        """`open_reader`: where the records are, if not where the configuration says. `gate`: see there."""
         self._config = config
         self._open = open_reader or config.reader
+        self._gate = gate
         self._lock = threading.Lock()
         self._buffers: dict[Partition, ReadAhead] = {}
         self._starts: dict[Partition, Start] = {}
@@ -186,10 +200,14 @@ class Feed:
     def _starting_points(self, reader: LogReader, new: Iterable[Partition]) -> dict[Partition, Start]:
         if not (partitions := list(new)):
             return {}
+        if self._gate is not None:
+            self._gate.fence()  # before the offsets are read: what another process commits later must not count
         first = reader.first(partitions)
         out: dict[Partition, Start] = {}
         for p in partitions:
             committed = reader.committed(p) if self._config.group_id is not None else None
+            if self._gate is not None:
+                self._gate.begins(p, committed)
             if committed is None:
                 out[p] = Start(first[p], first[p], Resume(), True)
                 continue

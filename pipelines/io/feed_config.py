@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, KafkaProducer
 
 from pipelines.io.chunk import Resume
-from pipelines.io.kafka_python import KafkaPythonReader
-from pipelines.io.transport import LogReader
+from pipelines.io.kafka_python import KafkaPythonReader, KafkaPythonTransactions
+from pipelines.io.transport import ATTEMPT_S, LogReader, Transactions
 from schemas.errors import ConfigError
 from schemas.librdkafka import Library
 
@@ -93,6 +93,16 @@ class FeedConfig:
             )
         other = {} if read_committed else {"isolation_level": "read_uncommitted", "group_id": None}
         return KafkaPythonReader(lambda: self.consumer(**other))
+
+    def transactions(self, transactional_id: str) -> Transactions:
+        """Takes that name over, to write records and this group's offsets. Raises Trouble, MissingToolError."""
+        assert self.group_id is not None
+        client = {name: value for name, value in self.client.items() if name in KafkaProducer.DEFAULT_CONFIG}
+        if self.library == "confluent":
+            from pipelines.io.confluent import ConfluentTransactions
+
+            return ConfluentTransactions(self.bootstrap_servers, transactional_id, self.group_id, client, ATTEMPT_S)
+        return KafkaPythonTransactions(self.bootstrap_servers, transactional_id, self.group_id, client, ATTEMPT_S)
 
 
 class Start(NamedTuple):

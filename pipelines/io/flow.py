@@ -11,10 +11,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from pipelines.io.answers import Answers
 from pipelines.io.committer import Committer, Ledger
 from pipelines.io.feed import Feed
 from pipelines.io.feed_config import FeedConfig
 from pipelines.io.ledger import LedgerCore
+from schemas.errors import ConfigError, TidegateError
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,23 @@ class FlowConfig:
     branches:  names of the branches that answer for every chunk; empty = nothing is committed (a runner with
                checkpoints of its own keeps the offsets).
     lanes:     window lane -> allowed lateness, us.
+    exact:     topics whose positions are committed in the transactions that write what answers them.
     """
 
     name: str
     feed: FeedConfig
     branches: tuple[str, ...] = ()
     lanes: dict[str, int] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.exact and not self.commits:
+            raise ConfigError("positions can only be committed with their answers by a source that commits its own")
+
+    @property
+    def transactional_id(self) -> str:
+        """The one name under which answers of this group to these topics are written."""
+        return f"{self.feed.group_id}.{'+'.join(self.exact)}.answers"
 
     @property
     def commits(self) -> bool:
@@ -45,14 +58,20 @@ class Flow:
 
     def __init__(self, config: FlowConfig) -> None:
         self.config = config
-        self.feed = Feed(config.feed)
         self.ledger: Ledger | None = None
+        self.answers: Answers | None = None
         self._committer: Committer | None = None
         if config.commits:
-            self.ledger = Ledger(LedgerCore(config.branches, config.lanes))
+            self.ledger = Ledger(LedgerCore(config.branches, config.lanes, config.exact))
             self._committer = Committer(config.feed, self.ledger)
+        if config.exact and self.ledger is not None:
+            name, feed = config.transactional_id, config.feed
+            self.answers = Answers(self.ledger, lambda: feed.transactions(name), feed.reader, config.exact, name)
+        self.feed = Feed(config.feed, gate=self.answers)
         self._stopping = threading.Event()
         self.feed.start()
+        if self.answers is not None:
+            self.answers.start()
         if self._committer is not None:
             self._committer.start()
 
@@ -75,6 +94,8 @@ class Flow:
             done = left == 0
             if not done:
                 log.warning("stopped with %d chunks unanswered; the next run reads them again", left)
+            if self.answers is not None:
+                done = self.answers.close(max(1.0, deadline_s - time.monotonic())) and done
             done = self._committer.close(max(1.0, deadline_s - time.monotonic())) and done
         self.feed.close()
         return done
@@ -82,6 +103,8 @@ class Flow:
     def abandon(self) -> None:
         """Stop reading and committing at once: the pipeline failed, what it had not committed is read again."""
         self._stopping.set()
+        if self.answers is not None:
+            self.answers.abandon()
         if self._committer is not None:
             self._committer.abandon()
         self.feed.close()
@@ -105,6 +128,12 @@ def flow(config: FlowConfig) -> Flow:
 def find(name: str) -> Flow | None:
     """The flow of this name, when this process has it."""
     return _FLOWS.get(name)
+
+
+def failure(name: str) -> TidegateError | None:
+    """Why the answers of this flow cannot be written any more; None while they can."""
+    found = _FLOWS.get(name)
+    return None if found is None or found.answers is None else found.answers.failure
 
 
 def stop(name: str, timeout_s: float = 10.0) -> bool:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    for_code,
+)
+from kafka.producer.transaction_manager import AddOffsetsToTxnHandler, EndTxnHandler, TxnOffsetCommitHandler
+from kafka.structs import OffsetAndMetadata
 
-from pipelines.io.chunk import Record
+from pipelines.io import bulk
+from pipelines.io.chunk import Outgoing, Record
+from pipelines.io.outcome import Move, Step, move
 from pipelines.io.partition import Partition
-from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read, is_retried
+from pipelines.io.transport import TRANSACTION_TIMEOUT_S, Committed, LogAway, OffsetsGone, Read, Trouble, is_retried
 
 #: How long one request for offsets may take before it counts as "the broker is away".
 REQUEST_MS = 5_000
@@ -123,3 +135,149 @@ def _answered() -> Iterator[None]:
         raise OffsetsGone({Partition(*tp): -1 for tp in cut.divergent_offsets}) from cut
     except (KafkaError, OSError) as away:
         raise LogAway(f"{type(away).__name__}: {away}") from away
+
+
+class KafkaPythonTransactions:
+    """Implements transport.Transactions."""
+
+    def __init__(
+        self, bootstrap_servers: str, transactional_id: str, group_id: str, client: Mapping[str, Any], timeout_s: float
+    ) -> None:
+        """Take the name over. `timeout_s`: for connecting, and for ending what was open under it. Raises Trouble."""
+        self.spent = False
+        self._group_id, self._sent, self._lots = group_id, [], 0  # type: tuple[str, list[bulk.Sent], int]
+        self._producer: Any = None
+        with _step(Step.OPEN):
+            self._producer = KafkaProducer(
+                **{
+                    "linger_ms": 5,
+                    "batch_size": 256 << 10,
+                    "reconnect_backoff_max_ms": 1_000,
+                    "bootstrap_timeout_ms": round(timeout_s * 1000),
+                    **client,
+                    "bootstrap_servers": bootstrap_servers,
+                    "transactional_id": transactional_id,
+                    "transaction_timeout_ms": round(TRANSACTION_TIMEOUT_S * 1000),
+                    "retry_backoff_ms": 10,  # a transaction that follows another at once is told to wait a little
+                    "request_timeout_ms": 5_000,
+                    "delivery_timeout_ms": 10_000,
+                    "max_block_ms": round(timeout_s * 1000),
+                    "acks": "all",
+                    "enable_idempotence": True,
+                    "allow_auto_create_topics": False,
+                    "metrics_enabled": False,
+                }
+            )
+            self._manager = self._producer._transaction_manager
+            _never_twice(self._manager)
+            try:
+                self._producer.init_transactions()
+            except BaseException:
+                self.close()
+                raise
+
+    def begin(self) -> None:
+        """See Transactions."""
+        with self._in(Step.BEGIN):
+            self._producer.begin_transaction()
+        self._sent = []
+
+    def send(self, topic: str, records: Sequence[Outgoing]) -> None:
+        """See Transactions."""
+        with self._in(Step.SEND):
+            self._lots += 1
+            self._sent.append(bulk.send(self._producer, topic, records, keyless=self._lots))
+
+    def flush(self, deadline_s: float) -> None:
+        """See Transactions."""
+        with self._in(Step.SEND):
+            for sent in self._sent:
+                sent.wait(deadline_s)
+
+    def offsets(self, offsets: Mapping[Partition, Committed], deadline_s: float) -> None:
+        """See Transactions."""
+        with self._in(Step.OFFSETS):
+            wanted = {TopicPartition(*p): OffsetAndMetadata(c.offset, c.note, -1) for p, c in offsets.items()}
+            self._wait(self._manager.send_offsets_to_transaction(wanted, self._group_id), deadline_s)
+
+    def commit(self, deadline_s: float) -> None:
+        """See Transactions."""
+        with self._in(Step.COMMIT):
+            self._wait(self._manager.begin_commit(), deadline_s)
+
+    def close(self) -> None:
+        """See Transactions."""
+        if self._producer is not None:
+            self._producer.close(timeout=0)
+
+    def _wait(self, result: Any, deadline_s: float) -> None:
+        self._producer._sender.wakeup()  # commit_transaction() of kafka-python does so too, and then waits for ever
+        if not result.wait(max(0.0, deadline_s - time.monotonic()) * 1000):
+            raise KafkaTimeoutError("no answer in time")
+
+    @contextmanager
+    def _in(self, step: Step) -> Iterator[None]:
+        with _step(step, self._manager):
+            yield
+
+
+#: Requests that a later transaction must not find on their way.
+_ONCE = (AddOffsetsToTxnHandler, TxnOffsetCommitHandler, EndTxnHandler)
+
+
+def _never_twice(manager: Any) -> None:
+    """Make kafka-python's manager of transactions give up where it would send a request again whose outcome is unknown.
+
+    It does so by itself after a lost connection. There is no setting against it, so each request is asked here first.
+    """
+    enqueue = manager._enqueue_request
+
+    def enqueue_once(handler: Any) -> None:
+        if isinstance(handler, _ONCE) and "on_complete" not in vars(handler):
+            handler.on_complete = _guarded(manager, handler, handler.on_complete)
+        enqueue(handler)
+
+    manager._enqueue_request = enqueue_once
+
+
+def _guarded(manager: Any, handler: Any, complete: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+    step = Step.COMMIT if isinstance(handler, EndTxnHandler) else Step.OFFSETS
+
+    def on_complete(correlation_id: int, told: Any) -> None:
+        for problem in _problems(told):
+            if move(step, _name(problem)) is not Move.RETRY:
+                manager.clear_in_flight_transactional_request_correlation_id()
+                handler.fatal_error(problem)
+                return
+        complete(correlation_id, told)
+
+    return on_complete
+
+
+def _problems(told: Any) -> list[Exception]:
+    """Errors in the answer to one of those requests."""
+    if isinstance(told, Exception):
+        return [told]
+    if hasattr(told, "error_code"):
+        codes = [told.error_code]
+    else:
+        codes = [code for _, partitions in getattr(told, "topics", ()) for _, code in partitions]
+    return [for_code(code)() for code in codes if code]
+
+
+def _name(error: BaseException) -> str:
+    """Kafka's name of an error, or librdkafka's where it comes from the client."""
+    if isinstance(error, KafkaConnectionError):
+        return "_TRANSPORT"
+    if isinstance(error, KafkaTimeoutError | OSError):
+        return "_TIMED_OUT"
+    return str(getattr(error, "message", "") or type(error).__name__)
+
+
+@contextmanager
+def _step(step: Step, manager: Any = None) -> Iterator[None]:
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        cause = (manager.last_error if manager is not None else None) or error
+        raise Trouble(step, _name(cause), str(cause)[:300] or type(cause).__name__) from error

@@ -51,11 +51,15 @@ class _Range:
 
 @dataclass(slots=True)
 class _PartitionBook:
-    """Ranges of one partition in order. `watermark_us` is the watermark after the last registered range."""
+    """Ranges of one partition in order. `watermark_us` is the watermark after the last registered range.
+
+    `settled`: up to where a transaction has written the answers, where it is transactions that commit.
+    """
 
     position: int
     resume: Resume
     watermark_us: int = 0
+    settled: int = 0
     ranges: deque[_Range] = field(default_factory=deque)
     by_begin: dict[int, _Range] = field(default_factory=dict)
 
@@ -89,9 +93,15 @@ class LedgerCore:
     branches: names of the branches that answer for every chunk.
     lanes:    window lane -> its allowed lateness in us. A lane is a branch too: it answers for a chunk when it has
               registered the chunk's contributions.
+    exact:    topics whose positions are committed by the transactions that write their answers. What a branch says of
+              them means "handed over"; see Answers.
     """
 
-    def __init__(self, branches: Iterable[str], lanes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, branches: Iterable[str], lanes: Mapping[str, int] | None = None, exact: Iterable[str] = ()
+    ) -> None:
+        self._exact = frozenset(exact)
+        self._confirmed: dict[str, int] = {}
         self._branches = frozenset(branches) | frozenset(lanes or {})
         self._lanes = {name: _Lane(lateness) for name, lateness in (lanes or {}).items()}
         self._books: dict[Partition, _PartitionBook] = {}
@@ -102,7 +112,7 @@ class LedgerCore:
 
     def begin(self, partition: Partition, offset: int, resume: Resume = Resume()) -> None:  # noqa: B008  # immutable
         """Reading of a partition starts at `offset`. A second beginning takes the place of the first."""
-        self._books[partition] = _PartitionBook(offset, resume)
+        self._books[partition] = _PartitionBook(offset, resume, settled=offset)
         for name, lane in self._lanes.items():
             lane.horizon_us = max(lane.horizon_us, resume.horizon_us(name))
             for window in lane.windows.values():
@@ -176,6 +186,8 @@ class LedgerCore:
         horizons = {name: lane.horizon_us for name, lane in self._lanes.items()}
         out = {}
         for partition, book in self._books.items():
+            if partition.topic in self._exact:
+                continue
             held = [
                 w.first[partition] for la in self._lanes.values() for w in la.windows.values() if partition in w.first
             ]
@@ -183,6 +195,29 @@ class LedgerCore:
             position = max(book.position, book.resume.position)
             out[partition] = Commit(offset, CommitNote(position, horizons))
         return out
+
+    def answered(self) -> dict[Partition, Commit]:
+        """For every partition of the exact topics, up to where its answers were handed over, without a gap.
+
+        The horizons beside it are those that are committed with the other partitions already: one that ran ahead of
+        them would close windows which are open for those.
+        """
+        out = {}
+        for partition, book in self._books.items():
+            if partition.topic in self._exact:
+                horizons = {**dict(book.resume.horizons), **self._confirmed}
+                out[partition] = Commit(book.position, CommitNote(max(book.position, book.resume.position), horizons))
+        return out
+
+    def settled(self, offsets: Mapping[Partition, int]) -> None:
+        """A transaction with these positions is committed."""
+        for partition, offset in offsets.items():
+            self._book(partition).settled = offset
+
+    def confirmed(self, commits: Mapping[Partition, Commit]) -> None:
+        """What commits() gave is committed."""
+        for commit in commits.values():
+            self._confirmed = dict(commit.note.horizons)
 
     def _close(self, name: str, lane: _Lane) -> None:
         settled_us = min((b.settled_us(name) for b in self._books.values()), default=0) - lane.lateness_us
@@ -193,7 +228,8 @@ class LedgerCore:
 
     def in_flight(self) -> int:
         """How many handed-out ranges are not done (open windows are not counted)."""
-        return sum(len(b.ranges) for b in self._books.values())
+        unwritten = sum(p.topic in self._exact and b.settled < b.position for p, b in self._books.items())
+        return sum(len(b.ranges) for b in self._books.values()) + unwritten
 
     def standing(self) -> dict[Partition, Standing]:
         """Where every partition stands, without closing anything."""
@@ -201,7 +237,8 @@ class LedgerCore:
         for partition, book in self._books.items():
             read = book.ranges[-1].end if book.ranges else book.position
             windows = [w.first for lane in self._lanes.values() for w in lane.windows.values()]
-            safe = min([book.position, *(first[partition] for first in windows if partition in first)])
+            done = book.settled if partition.topic in self._exact else book.position
+            safe = min([done, *(first[partition] for first in windows if partition in first)])
             out[partition] = Standing(read, safe, book.watermark_us)
         return out
 

@@ -1,7 +1,8 @@
 """The one Kafka sink: a bundle is sent, flushed and checked as a whole, and only then answered for.
 
-Delivery is at least once: a bundle that fails is run again, by the runner or by the next run. Records carry keys and
-identities that let a reader replace or skip what came twice.
+Where the source commits positions together with their answers (see answers.py), records that answer for something go
+there and are in the topic exactly once. All others are delivered at least once: a bundle that fails is run again, by
+the runner or by the next run. Those carry keys and revisions that let a reader replace what came twice.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from kafka.errors import KafkaError
 
 from pipelines.io import bulk
 from pipelines.io import flow as flows
+from pipelines.io.answers import Answers
 from pipelines.io.chunk import Batch, Outgoing, Receipt, WindowAck
-from schemas.errors import ConfigError, UnavailableError
+from schemas.errors import ConfigError, PipelineError, UnavailableError
 from schemas.librdkafka import Library
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class WriteToKafka(beam.PTransform):
     Args:
         topic, bootstrap_servers: where to write.
         branch:    the branch of the source's ledger that this sink answers for; None answers only for windows.
+        with_positions: write what answers for a range together with its position, as the source is set to commit it.
         timeout_s: how long a batch may take, broker outages included, before its bundle fails.
         client:    further settings of kafka-python's producer (TLS, SASL, ...).
         library:   which client writes; see FeedConfig.
@@ -98,6 +101,7 @@ class WriteToKafka(beam.PTransform):
         bootstrap_servers: str,
         *,
         branch: str | None = None,
+        with_positions: bool = False,
         timeout_s: float = 60.0,
         client: Mapping[str, Any] | None = None,
         library: Library = "kafka-python",
@@ -112,7 +116,7 @@ class WriteToKafka(beam.PTransform):
             from pipelines.io.confluent import check
 
             check(client or {})
-        self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}), library)
+        self._write = _Write(topic, bootstrap_servers, branch, timeout_s, dict(client or {}), library, with_positions)
 
     def expand(self, batches: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
         """Write each batch. The collection that comes out is empty."""
@@ -133,7 +137,9 @@ class _Write(beam.DoFn):
         timeout_s: float,
         client: dict[str, Any],
         library: Library,
+        with_positions: bool = False,
     ) -> None:
+        self._with_positions = with_positions
         self._topic, self._bootstrap_servers = topic, bootstrap_servers
         self._branch, self._timeout_s, self._client, self._library = branch, timeout_s, client, library
         self._written = Metrics.counter("sink", f"records.{topic}")
@@ -141,27 +147,39 @@ class _Write(beam.DoFn):
         self._records = self._lots = 0
         self._receipts: list[Receipt] = []
         self._windows: list[WindowAck] = []
+        self._handed: dict[str, Answers] = {}
 
     def start_bundle(self) -> None:
         """Nothing of an earlier bundle, which may have failed, is carried over."""
         self._sent, self._receipts, self._windows = [], [], []
-        self._records = 0
+        self._records, self._handed = 0, {}
 
     def process(self, batch: Batch) -> None:
         """Send. Raises UnavailableError: the broker does not take it in time."""
-        if batch.records:
+        answers = self._answers(batch)
+        if answers is not None:
+            answers.hand(self._branch or "", self._topic, batch.receipts[0], batch.records)
+            self._handed[batch.receipts[0].flow] = answers
+            self._written.inc(len(batch.records))
+        elif batch.records:
             with self._in_time():
                 producer = _producer(self._bootstrap_servers, self._timeout_s, self._client, self._library)
                 self._records += len(batch.records)
                 self._lots += 1
                 self._sent.append(_send(producer, self._topic, batch.records, self._lots))
-        self._receipts += batch.receipts
+        if answers is None:
+            self._receipts += batch.receipts
         self._windows += batch.windows
         if self._records >= FLUSH_AFTER:
             self.finish_bundle()
 
     def finish_bundle(self) -> None:
-        """Wait for every acknowledgement, then answer. Raises UnavailableError: not all of it is safe in time."""
+        """Wait for every acknowledgement, then answer. Raises UnavailableError: not all of it is safe in time.
+
+        What was handed to the source's own writer is waited for only when too much is waiting there.
+        """
+        for answers in self._handed.values():
+            answers.flush(self._timeout_s)
         if self._sent:
             with self._in_time():
                 deadline_s = time.monotonic() + self._timeout_s
@@ -175,6 +193,22 @@ class _Write(beam.DoFn):
                     found.ledger.acknowledge(self._branch, [r for r in self._receipts if r.flow == name])
                 found.ledger.written(w for w in self._windows if w.flow == name)
         self.start_bundle()
+
+    def _answers(self, batch: Batch) -> Answers | None:
+        """Who writes this batch with the position of what it answers for; None: nobody, it is sent from here.
+
+        Raises PipelineError: it belongs there, but to a source in another process.
+        """
+        if not self._with_positions or self._branch is None or not batch.receipts:
+            return None
+        found = flows.find(batch.receipts[0].flow)
+        if found is None or found.answers is None or len(batch.receipts) != 1:
+            raise PipelineError(
+                "answers cannot be written with their positions",
+                fix="the runner must keep source and sinks in one process; run it with --delivery at-least-once",
+                topic=self._topic,
+            )
+        return found.answers
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from pipelines.io.chunk import Record
+from pipelines.io.chunk import Outgoing, Record
+from pipelines.io.outcome import Move, Step, move
 from pipelines.io.partition import Partition
 from schemas.topics import RETRY_HEADER
 
@@ -101,4 +102,61 @@ class OpenReader(Protocol):
 
     def __call__(self, *, read_committed: bool = True) -> LogReader:
         """A reader; one with `read_committed=False` sees open transactions, too. Raises LogAway."""
+        ...
+
+
+#: How long the broker leaves a transaction open that nobody ends; until then readers wait behind it.
+TRANSACTION_TIMEOUT_S = 15.0
+#: How long one attempt at a transaction may take; less than that.
+ATTEMPT_S = 10.0
+
+
+class Trouble(Exception):
+    """A step of a transaction failed. The producer it came from is not used again, unless `move` is RETRY."""
+
+    def __init__(self, step: Step, name: str, words: str) -> None:
+        """`name`: what Kafka or librdkafka call the error. `words`: theirs."""
+        super().__init__(step, name, words)
+        self.step, self.name, self.words = step, name, words
+
+    @property
+    def move(self) -> Move:
+        """What to do about it."""
+        return move(self.step, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.step.value} failed: {self.name}: {self.words}"
+
+
+class Transactions(Protocol):
+    """Writes records and offsets of one group in transactions. To make one is to take its name over.
+
+    Used by one thread. Every call may raise Trouble; after that, only close() makes sense. `spent`: it has worked, but
+    a connection was lost in between, and what was sent over it may still be on its way: use a new one.
+    """
+
+    spent: bool
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        ...
+
+    def send(self, topic: str, records: Sequence[Outgoing]) -> None:
+        """Queue records, in order."""
+        ...
+
+    def flush(self, deadline_s: float) -> None:
+        """Until the broker has every record; `deadline_s` by the monotonic clock, here and below."""
+        ...
+
+    def offsets(self, offsets: Mapping[Partition, Committed], deadline_s: float) -> None:
+        """Commit offsets with their notes as a part of the transaction."""
+        ...
+
+    def commit(self, deadline_s: float) -> None:
+        """End the transaction: all of it is there, or none of it."""
+        ...
+
+    def close(self) -> None:
+        """Let go, without waiting for the broker."""
         ...
