@@ -345,6 +345,54 @@ class DeviceClaim:
         _check_device(self.device_id)
 
 
+class GapReason(StrEnum):
+    """Why an edge gave records up."""
+
+    UNKNOWN = "UNKNOWN"
+    EVICTED = "EVICTED"
+    DISK_FULL = "DISK_FULL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapMarker:
+    """Records of one device, life and lane that were given up: runs `firsts[i]..lasts[i]` of seq, ends included.
+
+    `lane` is the topic they were for, without prefix. `seq` is the first number named.
+    """
+
+    device_id: str
+    boot_epoch: int
+    seq: int
+    lane: str
+    reason: GapReason
+    count: int
+    firsts: list[int]
+    lasts: list[int]
+    at: int
+
+    def __post_init__(self) -> None:
+        _check_device(self.device_id)
+        if not self.firsts or len(self.firsts) != len(self.lasts) or self.seq != self.firsts[0]:
+            raise ValueError(f"{len(self.firsts)} first and {len(self.lasts)} last numbers are no runs from {self.seq}")
+        before, count = -1, 0
+        for first, last in zip(self.firsts, self.lasts, strict=True):
+            if first <= before or last < first:
+                raise ValueError(f"run {first}..{last} does not follow {before}")
+            before, count = last, count + last - first + 1
+        if count != self.count:
+            raise ValueError(f"the runs name {count} records, not {self.count}")
+
+    @property
+    def identity(self) -> Identity:
+        """Identity of the first record that is named."""
+        return Identity(self.device_id, self.boot_epoch, self.seq)
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """First and last number of each run, both included."""
+        return list(zip(self.firsts, self.lasts, strict=True))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Final decision of one event: exactly one per identity."""
@@ -408,6 +456,23 @@ class FleetWindow:
     windows_scored: int
     windows_escalated: int
     score_max: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPage:
+    """The last answered record of each device of a partition, below offset `as_of`; pipelines/io/memory.py has it."""
+
+    group: str
+    source: str
+    partition: int
+    page: int
+    pages: int
+    as_of: int
+    devices: bytes
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.page < self.pages:
+            raise ValueError(f"page {self.page} of {self.pages}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -489,8 +554,10 @@ Record = (
     | EdgeAggregate
     | DeviceStatus
     | DeviceClaim
+    | GapMarker
     | Decision
     | FleetWindow
+    | SeenPage
     | Failure
     | ThresholdUpdate
     | ModelUpdate

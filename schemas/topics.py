@@ -84,6 +84,14 @@ CLAIMS = Topic(
     config=_COMPACTED | {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)},
     doc="Which process acts for a device: two with one device id find each other here.",
 )
+GAPS = Topic(
+    name="edge.gaps",
+    record=r.GapMarker,
+    key="device",
+    partitions=1,
+    config={"message.timestamp.type": "LogAppendTime", "retention.ms": str(30 * _DAY_MS)},
+    doc="What edges gave up for want of room, by sequence number: the ledger explains missing records by it.",
+)
 DECISIONS = Topic(
     name="cloud.decisions",
     record=r.Decision,
@@ -107,6 +115,14 @@ DEAD_LETTERS = Topic(
     partitions=1,
     config={"retention.ms": str(30 * _DAY_MS)},
     doc="What could not be processed, with its reason.",
+)
+SEEN = Topic(
+    name="cloud.seen",
+    record=r.SeenPage,
+    key="group/source/partition/page",
+    partitions=1,
+    config=_COMPACTED | {"segment.ms": "600000", "segment.bytes": str(16 << 20), "min.compaction.lag.ms": "0"},
+    doc="What the pipeline knows of each device, kept over its restart: which records are resends.",
 )
 THRESHOLDS = Topic(
     name="feedback.thresholds",
@@ -139,9 +155,11 @@ CATALOGUE: tuple[Topic, ...] = (
     SAMPLES,
     STATUS,
     CLAIMS,
+    GAPS,
     DECISIONS,
     FLEET,
     DEAD_LETTERS,
+    SEEN,
     THRESHOLDS,
     MODELS,
     ARTIFACTS,

@@ -27,7 +27,7 @@ from edge_filters.ports import Delivery, Report
 from schemas import topics
 from schemas.librdkafka import translated
 
-_SENT = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.STATUS)
+_SENT = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.STATUS, topics.GAPS)
 #: Silence of the broker, with records on their way, after which it counts as gone.
 SILENT_S = 3.0
 #: How long the broker may take to answer a question before it counts as gone.

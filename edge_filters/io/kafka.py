@@ -24,7 +24,7 @@ from edge_filters.outgoing import Parcel, headers
 from edge_filters.ports import Delivery, Report
 from schemas import topics
 
-_SENT = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.STATUS)
+_SENT = (topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.STATUS, topics.GAPS)
 #: Silence of the broker, with records on their way, after which it counts as gone.
 SILENT_S = 3.0
 _RETRY_S = (0.2, 0.5, 1.0, 2.0)

@@ -65,6 +65,17 @@ SAMPLES: dict[str, Callable[[], r.Record]] = {
         kind=r.ClaimKind.CLAIM,
         at=T0,
     ),
+    "gap_marker": lambda: r.GapMarker(
+        device_id="plant1/line2/pump-7",
+        boot_epoch=3,
+        seq=1042,
+        lane="edge.aggregates",
+        reason=r.GapReason.EVICTED,
+        count=4,
+        firsts=[1042, 2_000],
+        lasts=[1044, 2_000],
+        at=T0,
+    ),
     "device_status": lambda: r.DeviceStatus(
         **_IDENTITY,
         at=T0,
@@ -126,6 +137,15 @@ SAMPLES: dict[str, Callable[[], r.Record]] = {
         windows_scored=8,
         windows_escalated=1,
         score_max=2.75,
+    ),
+    "seen_page": lambda: r.SeenPage(
+        group="tidegate-pipeline",
+        source="plant1.edge.events",
+        partition=3,
+        page=0,
+        pages=1,
+        as_of=4_711,
+        devices=bytes([3, *bytes(7), 18, 4, *bytes(6), 102, 18, *bytes(6), 1, 2, 3, 4, 6, 0]) + b"pump-7",
     ),
     "failure": lambda: r.Failure(
         source="edge.events",

@@ -161,6 +161,37 @@ device_claims = st.builds(
     kind=st.sampled_from(r.ClaimKind),
     at=LONG,
 )
+
+
+@st.composite
+def gap_markers(draw: st.DrawFn) -> r.GapMarker:
+    ends = sorted(draw(st.sets(st.integers(0, 2**62), min_size=2, max_size=12)))
+    firsts, lasts = ends[: len(ends) // 2 * 2 : 2], ends[1::2]
+    return r.GapMarker(
+        device_id=draw(DEVICE),
+        boot_epoch=draw(LONG),
+        seq=firsts[0],
+        lane=draw(TEXT),
+        reason=draw(st.sampled_from(r.GapReason)),
+        count=sum(last - first + 1 for first, last in zip(firsts, lasts, strict=True)),
+        firsts=firsts,
+        lasts=lasts,
+        at=draw(LONG),
+    )
+
+
+seen_pages = st.integers(1, 2**31 - 1).flatmap(
+    lambda pages: st.builds(
+        r.SeenPage,
+        group=TEXT,
+        source=TEXT,
+        partition=INT,
+        page=st.integers(0, pages - 1),
+        pages=st.just(pages),
+        as_of=LONG,
+        devices=st.binary(max_size=60),
+    )
+)
 threshold_updates = st.builds(
     r.ThresholdUpdate,
     target=TEXT,
@@ -208,9 +239,11 @@ RECORDS: dict[type[Any], st.SearchStrategy[Any]] = {
     r.EdgeAggregate: edge_aggregates(),
     r.DeviceStatus: device_statuses,
     r.DeviceClaim: device_claims,
+    r.GapMarker: gap_markers(),
     r.Decision: decisions,
     r.FleetWindow: fleet_windows,
     r.Failure: failures,
+    r.SeenPage: seen_pages,
     r.ThresholdUpdate: threshold_updates,
     r.ModelUpdate: model_updates,
     r.ArtifactChunk: artifact_chunks(),
