@@ -40,6 +40,7 @@ class Settings:
     audit_rate: float = 0.01
     quiet: bool = False
     against: Path | None = None  # recorded decisions to compare with: a file, or a folder with one
+    verify: bool = False  # there must be such decisions
 
 
 def replay(inputs: Sequence[Path], settings: Settings) -> dict[str, Any]:
@@ -52,6 +53,12 @@ def replay(inputs: Sequence[Path], settings: Settings) -> dict[str, Any]:
     if folders and len(inputs) > 1:
         raise ConfigError("recorded topics are replayed alone", folder=str(folders[0]), inputs=len(inputs))
     recorded = _recorded_decisions(settings.against or (folders[0] if folders else None), bool(settings.against))
+    if settings.verify and recorded is None:
+        raise ConfigError(
+            "no recorded decisions are there to verify",
+            inputs=[str(path) for path in inputs],
+            fix=f"record the run with `tidegate record all`, or name {topics.DECISIONS.name}.avro with --compare",
+        )
     results = _topics(folders[0], settings) if folders else _recordings(recordings_in(inputs), settings)
     report: dict[str, Any] = {"output": str(settings.out), "models": results}
     if recorded is not None:
@@ -64,10 +71,10 @@ def replay(inputs: Sequence[Path], settings: Settings) -> dict[str, Any]:
     return report
 
 
-def differs(report: dict[str, Any]) -> bool:
-    """Whether a replay with the same heavy models did not decide as recorded."""
+def differs(report: dict[str, Any], *, strictly: bool = False) -> bool:
+    """Whether a replay did not decide as recorded. Not `strictly`: another heavy model may decide otherwise."""
     found = report.get("comparison")
-    return bool(found and (found["different"] or found["missing"]))
+    return bool(found and (not found["is_same"] if strictly else found["different"] or found["missing"]))
 
 
 def is_recorded_topics(path: Path) -> bool:

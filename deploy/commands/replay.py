@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 from deploy.commands.record import moment_of
@@ -14,6 +15,7 @@ examples:
   tidegate replay deploy/demo/data/machine-2-8.live.avro --models build/models/servers-v1-* -o build/replayed
   tidegate replay *.avro --models models/pumps models/fans -o out --from 10min --to 1h --format json
   tidegate replay run1 -o again                           topics from `tidegate record all`: decided again, compared
+  tidegate replay run1 --verify                           the same, keeping nothing: is a live run repeatable?
   tidegate replay pump-7.avro --models models/pumps --kafka 127.0.0.1:9092 --speed 10x
 
 Offline, a recording keeps its own event times, thresholds stay at the package's defaults, and the same recording gives
@@ -51,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fleet-window", metavar="DURATION", help="length of aggregates and fleet windows")
     parser.add_argument("--audit-rate", type=_share, default=0.01, metavar="SHARE", help="default: 0.01")
     parser.add_argument("--compare", type=Path, metavar="PATH", help="recorded decisions: a file, or a folder with one")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="only decide again and compare: 1 unless every recorded decision is made again by the model that made it; "
+        "keeps nothing without -o",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     output.add_summary_format(parser)
     live = parser.add_argument_group("live")
@@ -64,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises TidegateError."""
-    from deploy import output
     from deploy.recording.span import Span
     from schemas.errors import ConfigError
     from schemas.units import duration_us
@@ -75,18 +82,29 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("fleet windows need a positive size", got=args.fleet_window)
     if args.kafka:
         return _live(args, span, window_us)
-    if args.output is None:
-        raise ConfigError("there is nowhere to write to", fix="name a folder with -o, or a broker with --kafka")
+    if args.output is not None:
+        return _offline(args, span, window_us, args.output)
+    if not args.verify:
+        raise ConfigError(
+            "there is nowhere to write to", fix="name a folder with -o, or a broker with --kafka, or only --verify"
+        )
+    with tempfile.TemporaryDirectory(prefix="tidegate-verify-") as folder:
+        return _offline(args, span, window_us, Path(folder))
+
+
+def _offline(args: argparse.Namespace, span: object, window_us: int | None, out: Path) -> int:
+    from deploy import output
     from deploy.replay import Settings, differs, replay, text_of
 
     settings = Settings(
         models=args.models,
-        out=args.output,
-        span=span,
+        out=out,
+        span=span,  # type: ignore[arg-type]  # as in _live
         window_us=window_us,
         audit_rate=args.audit_rate,
         quiet=args.quiet,
         against=args.compare,
+        verify=args.verify,
     )
     report = replay(args.recordings, settings)
     if args.format == "json":
@@ -95,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         text_of(report, print)
     for line in report["damaged"]:
         print(f"tidegate: {line}", file=sys.stderr)
-    return 65 if report["damaged"] else int(differs(report))
+    return 65 if report["damaged"] else int(differs(report, strictly=args.verify))
 
 
 def _live(args: argparse.Namespace, span: object, window_us: int | None) -> int:

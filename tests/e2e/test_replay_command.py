@@ -87,6 +87,10 @@ def test_recorded_topics_are_decided_again_and_a_decision_that_was_another_is_na
     decisions = [d for d in records(tmp_path / "one" / "cloud.decisions.avro") if isinstance(d, Decision)]
     assert (compared["same"], compared["is_same"]) == (len(decisions), True)
 
+    verified = run(tmp_path / "one", "--models", package, "--verify")
+    assert verified.returncode == 0, verified.stderr
+    assert json.loads(verified.stdout)["comparison"]["largest_score_gap"] == 0.0
+
     wrong = replace(decisions[7], outcome=Outcome.NORMAL, heavy_score=-1.0)
     with (tmp_path / "one" / "cloud.decisions.avro").open("wb") as file:
         writer = ContainerWriter(file, Decision)
@@ -99,6 +103,14 @@ def test_recorded_topics_are_decided_again_and_a_decision_that_was_another_is_na
     assert (compared["different"], compared["same"]) == (1, len(decisions) - 1)
     assert compared["differences"][0]["event_id"] == wrong.identity.event_id
     assert compared["differences"][0]["differs"]["heavy_score"][0] == -1.0
+    assert run(tmp_path / "one", "--models", package, "--verify").returncode == 1
+
+
+def test_there_must_be_decisions_to_verify(package: Path, tmp_path: Path) -> None:
+    done = run(DATA / "ambient-temperature.live.avro", "--models", package, "--verify")
+    assert done.returncode == 78
+    assert "no recorded decisions are there to verify" in done.stderr
+    assert "--compare" in done.stderr
 
 
 def test_of_a_recording_only_what_lies_between_two_times_is_replayed(package: Path, tmp_path: Path) -> None:
