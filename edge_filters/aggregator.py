@@ -21,6 +21,10 @@ SKETCH_AT_VALUES = 12_000
 MAX_BINS = 16_000
 
 
+#: Windows that event time may go back before it counts as a clock that was set, not as readings that came late.
+BACK_WINDOWS = 60
+
+
 class Aggregate(NamedTuple):
     """Statistics of the rows of one device in [start_us, end_us)."""
 
@@ -82,6 +86,8 @@ class Aggregator:
             first, last = int(times.min()) // self._window_us, int(times.max()) // self._window_us
         if self._newest is None or last > self._newest:
             self._newest = last
+        elif last < self._newest - BACK_WINDOWS:
+            self._step_back(last)
         self.open_readings += len(times)
         if first == last:
             self._put(first, values, now_us)
@@ -126,10 +132,19 @@ class Aggregator:
         oldest = min(self._open)
         return self._close(oldest) if self._newest is None or oldest < self._newest else None
 
-    def flush(self, opened_before_us: float = float("inf")) -> list[Aggregate]:
-        """Close every window that was opened before that time: at the end, or where a device has fallen silent."""
+    def flush(self, opened_before_us: float = float("inf"), now_us: float = float("inf")) -> list[Aggregate]:
+        """Close every window that was opened before that time: at the end, or where a device has fallen silent.
+
+        One that was opened after `now_us` too: the clock was set back, and would take as long to get there again.
+        """
         full, self._full = self._full, []
-        return full + [self._close(n) for n in sorted(self._open) if self._open[n].opened_us < opened_before_us]
+        due = [n for n in sorted(self._open) if not opened_before_us <= self._open[n].opened_us <= now_us]
+        return full + [self._close(n) for n in due]
+
+    def _step_back(self, last: int) -> None:
+        """The clock was set back: go on from there. Measured by the old time, every block would close its window."""
+        self._full += [self._close(number) for number in sorted(self._open) if number > last]
+        self._newest = last
 
     def _bucket(self, number: int, now_us: int) -> _Bucket:
         bucket = self._open.get(number)

@@ -98,14 +98,16 @@ class Engine:
         windows: list[tuple[Device, Window]] = []
         if self._rules.max_wait_us is not None:
             for device in self.devices.values():
-                if device.windower.open_readings and now_us - device.windower.opened_us >= self._rules.max_wait_us:
+                # opened later than now: the clock was set back, and by the new time it would wait for hours
+                waited_us = now_us - device.windower.opened_us
+                if device.windower.open_readings and not 0 <= waited_us < self._rules.max_wait_us:
                     windows += [(device, window) for window in device.windower.flush()]
         records = self._decide(windows, clock, notices)
         # a device that still senses closes its windows by event time; twice the window is for one that fell silent
         overdue = now_us - 2 * self._rules.aggregate_us
         for device in self.devices.values():
             if device.aggregator.is_open:
-                records += [_aggregate(device, aggregate) for aggregate in device.aggregator.flush(overdue)]
+                records += [_aggregate(device, aggregate) for aggregate in device.aggregator.flush(overdue, now_us)]
         self._aggregate(records)
         return Step(records, notices)
 

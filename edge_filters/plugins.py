@@ -24,6 +24,7 @@ import numpy as np
 
 from edge_filters.blocks import Block
 from edge_filters.ports import Detector, Sensor
+from schemas.clocks import FIRST_US, LAST_US
 from schemas.errors import ConfigError, ModelError, UpdateRefused
 from schemas.features import add_statistic
 from schemas.manifest import Package
@@ -37,8 +38,6 @@ T = TypeVar("T")
 GROUPS = {what: f"tidegate.{what}s" for what in ("sensor", "feature", "detector", "sink")}
 #: What somebody else's code may raise without ending more than itself: it may think that `sys.exit` is an answer.
 ANY = (Exception, SystemExit)
-#: Years 1 to 9999 in microseconds: what is outside, such as nanoseconds, is no time, and some fits into no record.
-FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 #: A sensor that fails is read again after this, then after twice as long, up to the longest.
 RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edge_filters.engine import Engine
+from schemas.clocks import latency_us
 from schemas.metrics import Histogram, Process, Readings, of_ledger
 from schemas.probes import Readiness
 from schemas.records import LEDGER, EdgeEvent, Outcome, ThresholdsSource
@@ -26,6 +27,7 @@ class Meters:
 
     outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     latency: Histogram = field(default_factory=Histogram)
+    latency_unknown: int = 0
     step: Histogram = field(default_factory=Histogram)
     send_errors: int = 0
     refused: int = 0
@@ -40,7 +42,11 @@ class Meters:
     def decided(self, event: EdgeEvent) -> None:
         """Count an escalated window."""
         self.outcomes[event.outcome] += 1
-        self.latency.observe((event.decided_at - event.sensed_to) / 1e6)
+        found_us = latency_us(event.sensed_to, event.decided_at)
+        if found_us is None:
+            self.latency_unknown += 1
+        else:
+            self.latency.observe(found_us / 1e6)
 
 
 def readings(engine: Engine, meters: Meters, edge_id: str, version: str) -> Readings:
@@ -55,6 +61,7 @@ def readings(engine: Engine, meters: Meters, edge_id: str, version: str) -> Read
         if outcome is not Outcome.UNKNOWN:
             out.set("tidegate_edge_decisions_total", count + answered, outcome.value.lower())
     out.set("tidegate_edge_decision_latency_seconds", meters.latency)
+    out.set("tidegate_edge_decision_latency_unknown_total", meters.latency_unknown)
     out.set("tidegate_edge_step_seconds", meters.step)
     out.set("tidegate_edge_send_errors_total", meters.send_errors)
     out.set("tidegate_edge_records_refused_total", meters.refused)

@@ -13,7 +13,9 @@ from schemas.errors import DecodeError
 from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.sketch import Sketch
 
-_HEAD = struct.Struct("<qqqHHIII")
+_HEAD = struct.Struct("<qqqHHIIII")
+#: In place of a number that is not known.
+_NOT_KNOWN = -(1 << 63)
 _LENGTH = struct.Struct("<I")
 
 
@@ -35,6 +37,8 @@ class Lanes(NamedTuple):
     events: list[EdgeEvent]
     audits: list[SensorBlock]
     aggregates: list[Sighting]
+    #: By event: how far its device's clock is ahead of the broker's, us; None where that is not known. Or empty.
+    ahead_us: tuple[int | None, ...] = ()
 
 
 class LanesCoder(coders.Coder):
@@ -44,7 +48,7 @@ class LanesCoder(coders.Coder):
         """Bytes of one decoded chunk."""
         flow, topic, partition, begin, end = value.receipt
         names = flow.encode(), topic.encode()
-        counts = len(value.events), len(value.audits), len(value.aggregates)
+        counts = len(value.events), len(value.audits), len(value.aggregates), len(value.ahead_us)
         out = [_HEAD.pack(partition, begin, end, len(names[0]), len(names[1]), *counts), *names]
         records: list[EdgeEvent | SensorBlock] = [*value.events, *value.audits]
         for record in records:
@@ -53,7 +57,8 @@ class LanesCoder(coders.Coder):
         for offset, aggregate, _ in value.aggregates:
             payload = encode(aggregate)
             out += [struct.pack("<q", offset), _LENGTH.pack(len(payload)), payload]
-        return b"".join(out)
+        known = [_NOT_KNOWN if each is None else each for each in value.ahead_us]
+        return b"".join([*out, struct.pack(f"<{len(known)}q", *known)])
 
     def decode(self, encoded: bytes) -> Lanes:
         """Inverse of encode. Raises DecodeError."""
@@ -71,6 +76,8 @@ class LanesCoder(coders.Coder):
                 (payload,), at = _read(encoded, at + 8, 1)
                 aggregate = decode(payload, EdgeAggregate)
                 sightings.append(Sighting(offset, aggregate, Sketch.from_aggregate(aggregate)))
+            known = struct.unpack_from(f"<{counts[3]}q", encoded, at)
+            at += 8 * len(known)
             if at != len(encoded):
                 raise ValueError(f"{len(encoded)} bytes, of which {at} are spoken for")
         except (struct.error, UnicodeDecodeError, ValueError) as cause:
@@ -80,6 +87,7 @@ class LanesCoder(coders.Coder):
             [decode(payload, EdgeEvent) for payload in events],
             [decode(payload, SensorBlock) for payload in audits],
             sightings,
+            tuple(None if each == _NOT_KNOWN else each for each in known),
         )
 
     def estimate_size(self, value: Lanes) -> int:

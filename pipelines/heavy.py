@@ -23,6 +23,7 @@ from pipelines.io.chunk import Batch, Outgoing
 from pipelines.io.models import FolderShelf, Shelf, WatchSettings, watcher
 from pipelines.io.recorded_models import RecordedModels, RecordedShelf, recorded_shelf
 from pipelines.metering import LatencyCounters
+from schemas.clocks import latency_us
 from schemas.codec import encode
 from schemas.errors import ModelError
 from schemas.records import Decision, EdgeEvent, Floats, SensorBlock, Verdict
@@ -74,6 +75,7 @@ class _Judge(beam.DoFn):
         self._decided = Metrics.counter("tidegate.heavy", "decided")
         self._overridden = Metrics.counter("tidegate.heavy", "overridden")
         self._unanswered = Metrics.counter("tidegate.heavy", "unanswered")
+        self._latency_unknown = Metrics.counter("tidegate.heavy", "latency_unknown")
         self._shelf: Shelf | None = None
 
     def setup(self) -> None:
@@ -91,7 +93,11 @@ class _Judge(beam.DoFn):
         if lanes.events or lanes.audits:
             self._seconds.observe([time.perf_counter() - began_s])
         if clock is not None:
-            self._latency.observe([(d.decided_at - d.sensed_to) / 1e6 for d in decisions])
+            ahead = lanes.ahead_us or (0,) * len(decisions)
+            found = [latency_us(d.sensed_to, d.decided_at, off) for d, off in zip(decisions, ahead, strict=True)]
+            known = [us / 1e6 for us in found if us is not None]
+            self._latency.observe(known)
+            self._latency_unknown.inc(len(found) - len(known))
         self._decided.inc(len(decisions))
         self._overridden.inc(sum(d.verdict is Verdict.OVERRIDDEN for d in decisions))
         self._unanswered.inc(sum(d.heavy_score is None for d in decisions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,16 +18,20 @@ from pipelines.elements import Lanes, Sighting
 from pipelines.io.chunk import Batch, Chunk, Outgoing, Record
 from pipelines.limits import FailureLimit, count
 from schemas import topics
+from schemas.clocks import UNSET, Clocks, check_times
 from schemas.codec import decode
 from schemas.errors import ConfigError, DecodeError, TidegateError
 from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.sketch import Sketch
 
+log = logging.getLogger(__name__)
 FLEET_LANE = "fleet"
 FAILED = "failed"
 #: How far a window may end behind the broker's clock. A wrong clock beyond it would hold its window, and with it the
 #: committed offset, until that future comes.
 MAX_AHEAD_US = 3600 * 1_000_000
+#: Devices whose wrong clock is told of in the log.
+MAX_TOLD = 1_000
 #: Of a cohort or a model's name, which are copied into every decision. Package manifests allow no more either.
 MAX_NAME = 128
 
@@ -102,10 +107,12 @@ class _Split(beam.DoFn):
         self._limit, self._step = limit, uuid.uuid4().hex
         self._good = Metrics.counter("tidegate.split", "records")
         self._bad = Metrics.counter("tidegate.split", "failed")
+        self._clocks = Clocks()
+        self._told: set[str] = set()
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
         topic = chunk.topic.removeprefix(self._prefix)
-        events, audits, sightings = [], [], []
+        events, audits, sightings, ahead = [], [], [], []
         failed: list[Outgoing] = []
         if chunk.lost_from >= 0:
             failed.append(self._gap(chunk))
@@ -120,8 +127,11 @@ class _Split(beam.DoFn):
                     raise refusal.error(refused[record.offset])
                 good: Any = decode(record.value or b"", kind)
                 _check_names(good)
+                check_times(good)
                 if topic == topics.EVENTS.name:
                     events.append(good)
+                    if not self._recorded_clock:
+                        ahead.append(self._ahead_us(good, record))
                 elif topic == topics.SAMPLES.name:
                     audits.append(good)
                 elif (sketch := self._wanted(chunk, record, good)) is not None:
@@ -136,8 +146,24 @@ class _Split(beam.DoFn):
         count(self._step, self._limit, len(chunk.records), unfit, newest)
         self._good.inc(len(events) + len(audits) + len(sightings))
         self._bad.inc(len(failed))
-        yield Lanes(chunk.receipt, events, audits, sightings)
+        yield Lanes(chunk.receipt, events, audits, sightings, tuple(ahead))
         yield beam.pvalue.TaggedOutput(FAILED, Batch(failed, (chunk.receipt,)))
+
+    def _ahead_us(self, event: EdgeEvent, record: Record) -> int | None:
+        """How far the clock of an event's device is ahead of the broker's; None where that cannot be known."""
+        verdict = self._clocks.judge(event.device_id, event.decided_at, record.append_time_ms * 1000)
+        if verdict.suspect:
+            Metrics.counter("tidegate.split", f"clock.{verdict.suspect}").inc()
+            if event.device_id not in self._told and len(self._told) < MAX_TOLD:
+                self._told.add(event.device_id)
+                off_s = (event.decided_at // 1000 - record.append_time_ms) / 1e3
+                log.warning(
+                    "the clock of %s %s (%+.0f s against the broker's); its records are kept as they are, said once",
+                    event.device_id,
+                    "was never set" if verdict.suspect == UNSET else "is ahead",
+                    off_s,
+                )
+        return verdict.ahead_us
 
     def _gap(self, chunk: Chunk) -> Outgoing:
         """A dead letter that stands for records which the broker had deleted before they were read."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pipelines.io.ledger import Standing
 from pipelines.io.partition import Partition
 from pipelines.metering import histogram
+from schemas.clocks import AHEAD, UNSET
 from schemas.metrics import Process, Readings
 from schemas.probes import Readiness
 
@@ -29,6 +30,7 @@ COUNTERS = {
     ("tidegate.heavy", "decided"): "tidegate_pipeline_decided_total",
     ("tidegate.heavy", "overridden"): "tidegate_pipeline_overridden_total",
     ("tidegate.heavy", "unanswered"): "tidegate_pipeline_unanswered_total",
+    ("tidegate.heavy", "latency_unknown"): "tidegate_pipeline_decision_latency_unknown_total",
     ("tidegate.fleet", "windows"): "tidegate_pipeline_fleet_windows_total",
     ("tidegate.fleet", "corrections"): "tidegate_pipeline_fleet_corrections_total",
     ("tidegate.fleet", "too_late"): "tidegate_pipeline_fleet_late_total",
@@ -37,6 +39,7 @@ COUNTERS = {
 #: Namespace and beginning of a name -> metric; the rest of the name is its label.
 FAMILIES = {
     ("tidegate.split", "failed."): "tidegate_pipeline_dead_letters_total",
+    ("tidegate.split", "clock."): "tidegate_pipeline_clock_suspect_total",
     ("sink", "records."): "tidegate_pipeline_records_written_total",
 }
 HISTOGRAMS = {
@@ -81,6 +84,8 @@ def readings(state: State, job: str, version: str, now_us: int) -> Readings:
         out.set(metric, state.counters.get(key, 0))
     for reason in REASONS:
         out.set("tidegate_pipeline_dead_letters_total", 0, reason)
+    for clock in (AHEAD, UNSET):
+        out.set("tidegate_pipeline_clock_suspect_total", 0, clock)
     for (namespace, name), count in state.counters.items():
         for (family, beginning), metric in FAMILIES.items():
             if namespace == family and name.startswith(beginning):

@@ -97,6 +97,11 @@ EDGE: tuple[Metric, ...] = (
         "tidegate_edge_decision_latency_seconds",
         "From the newest reading of an escalated window to its decision; event time against the clock of the process.",
     ),
+    _counter(
+        "tidegate_edge_decision_latency_unknown_total",
+        "windows",
+        "Escalated windows whose latency is not known: the reading is of the future, or older than a week.",
+    ),
     _histogram("tidegate_edge_step_seconds", "Time of one step: from blocks in hand to records in the spool."),
     _counter("tidegate_edge_send_errors_total", "records", "Records not acknowledged and sent again."),
     _counter("tidegate_edge_records_refused_total", "records", "Records that the broker refused for good."),
@@ -143,6 +148,17 @@ PIPELINE: tuple[Metric, ...] = (
     _counter("tidegate_pipeline_decided_total", "events", "Final decisions."),
     _counter("tidegate_pipeline_overridden_total", "events", "Final decisions against the edge's."),
     _counter("tidegate_pipeline_unanswered_total", "events", "Final decisions without an answer of the heavy model."),
+    _counter(
+        "tidegate_pipeline_clock_suspect_total",
+        "events",
+        "Events of devices with a wrong clock: ahead of the broker's, or unset, which is before 2020.",
+        "clock",
+    ),
+    _counter(
+        "tidegate_pipeline_decision_latency_unknown_total",
+        "events",
+        "Final decisions whose latency is not known: the device's clock is wrong by an unknown amount.",
+    ),
     _counter("tidegate_pipeline_fleet_windows_total", "windows", "Fleet windows published for the first time."),
     _counter("tidegate_pipeline_fleet_corrections_total", "windows", "Fleet windows published again after late data."),
     _counter("tidegate_pipeline_fleet_late_total", "records", "Aggregates too late for any correction."),
@@ -151,7 +167,7 @@ PIPELINE: tuple[Metric, ...] = (
     _histogram("tidegate_pipeline_heavy_seconds", "Time of the heavy models for one chunk of events or samples."),
     _histogram(
         "tidegate_pipeline_decision_latency_seconds",
-        "From the newest reading of a window, by its device's clock, to the final decision.",
+        "From the newest reading of a window to the final decision; by its device's clock, less what that is ahead.",
     ),
     _gauge("tidegate_pipeline_consumer_lag_records", "records", "Records in a topic that were not read yet.", "topic"),
     _gauge(

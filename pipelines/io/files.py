@@ -17,6 +17,7 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.io.chunk import Batch, Chunk, Record
+from schemas.clocks import FIRST_US, LAST_US
 from schemas.codec import decode, encode
 from schemas.container import ContainerWriter, read
 from schemas.errors import ConfigError, DecodeError
@@ -58,8 +59,8 @@ class _Stream:
             self.head = next(self.records, None)
         except DecodeError as cause:
             self.head, self.damage = None, cause
-        if self.head is not None:
-            self.time_us = max(self.time_us, event_time(self.head))
+        if self.head is not None and FIRST_US <= (at_us := event_time(self.head)) <= LAST_US:
+            self.time_us = max(self.time_us, at_us)
 
 
 class ReadRecorded(beam.PTransform):
@@ -117,7 +118,7 @@ def _take(stream: _Stream, until_us: int) -> tuple[Chunk, int]:
         records.append(Record(stream.number, key, encode(stream.head), stream.time_us // 1000))
         stream.number += 1
         stream.advance()
-    return Chunk("", stream.topic.name, -1, begin, stream.number, 0, records), max(0, first_us)
+    return Chunk("", stream.topic.name, -1, begin, stream.number, 0, records), min(max(0, first_us), LAST_US)
 
 
 def damaged_files(folder: str, topics: Iterable[Topic]) -> list[str]:

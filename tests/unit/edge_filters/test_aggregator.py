@@ -109,3 +109,20 @@ def test_a_window_with_very_many_bins_goes_out_in_parts_that_fit_a_record() -> N
     assert len(parts) > 1
     assert sum(part.sketch.readings for part in parts) == 3000
     assert max(len(part.sketch.fields()["bins"]) for part in parts) < 200_000  # type: ignore[arg-type]
+
+
+def test_after_a_clock_was_set_back_there_is_still_one_aggregate_for_each_window() -> None:
+    aggregator, made = Aggregator(1, SECOND), []
+    for at in (100_000.0, 100_000.5, *(10.0 + n / 4 for n in range(17))):
+        add(aggregator, [at])
+        made += popped(aggregator)
+    assert [(a.start_us // SECOND, a.sketch.readings) for a in made] == [(100_000, 2)] + [(10 + n, 4) for n in range(4)]
+    assert [a.sketch.readings for a in aggregator.flush()] == [1]
+
+
+def test_a_window_that_was_opened_before_the_clock_was_set_back_does_not_wait_for_the_old_time() -> None:
+    aggregator = Aggregator(1, SECOND)
+    add(aggregator, [10.0], now_us=3600 * SECOND)
+    assert len(aggregator.flush(opened_before_us=98 * SECOND, now_us=100 * SECOND)) == 1
+    add(aggregator, [10.0], now_us=99 * SECOND)
+    assert aggregator.flush(opened_before_us=98 * SECOND, now_us=100 * SECOND) == []

@@ -91,6 +91,12 @@ def test_an_open_window_is_closed_by_the_clock_after_max_wait() -> None:
     assert len(events(made.tick(ManualClock(T0 + 1000)))) == 1
 
 
+def test_an_open_window_does_not_wait_for_the_old_time_after_the_clock_was_set_back() -> None:
+    made = engine(rules=Rules(max_wait_us=1000))
+    made.step([block([5.0] * 3)], ManualClock(T0))
+    assert len(events(made.tick(ManualClock(T0 - 3600_000_000)))) == 1
+
+
 def test_readings_that_are_not_finite_are_left_out_counted_and_said_once() -> None:
     made = engine()
     values = np.full((6, 2), 5.0, np.float32)

@@ -16,6 +16,7 @@ from edge_filters.telemetry import HANGS_S, Meters, hanging, readiness, readings
 from schemas.metrics import EDGE, Histogram
 from schemas.records import EdgeEvent, Health
 from schemas.tracing import HEADER, Hop, parse, trace_of
+from tests.doubles import records as make
 from tests.doubles.edge_parts import T0, ManualClock, block, engine, thresholds
 
 
@@ -135,3 +136,13 @@ def test_progress_is_shown_also_under_the_tidegate_command(module: tuple[str, ..
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "INFO metrics and probes are on http://127.0.0.1:" in done.stderr
+
+
+def test_a_latency_that_cannot_be_is_counted_as_not_known_and_not_as_a_time() -> None:
+    eng, meters = engine(), well()
+    for sensed_to in (T0 - 250_000, T0 + 1_000, T0 + 3600_000_000, 0):
+        meters.decided(make.event(sensed_to=sensed_to, decided_at=T0))
+    latency = value(eng, meters, "tidegate_edge_decision_latency_seconds")
+    assert isinstance(latency, Histogram)
+    assert (sum(latency.counts), latency.sum) == (2, 0.25)
+    assert value(eng, meters, "tidegate_edge_decision_latency_unknown_total") == 2

@@ -27,6 +27,7 @@ LANES = [
     Lanes(RECEIPT, [], [make.audit(seq=i) for i in range(3)], []),
     Lanes(RECEIPT, [], [], [sighting(2**40 + i, seq=i) for i in range(3)]),
     Lanes(RECEIPT, [make.event()], [make.audit()], [sighting(1)]),
+    Lanes(RECEIPT, [make.event(seq=i) for i in range(3)], [], [], (0, None, -(2**62))),
 ]
 
 

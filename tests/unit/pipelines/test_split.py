@@ -4,6 +4,7 @@ import pickle
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -13,6 +14,7 @@ from pipelines.io.chunk import Batch, Chunk, Receipt, Resume
 from pipelines.limits import FailureLimit
 from pipelines.split import FLEET_LANE, MAX_AHEAD_US, LateData, Split, WindowRule
 from schemas import topics
+from schemas.clocks import FIRST_US, LAST_US
 from schemas.codec import decode, encode
 from schemas.errors import ConfigError
 from schemas.records import Failure
@@ -193,17 +195,49 @@ def test_a_window_in_the_far_future_is_refused_because_it_would_hold_the_committ
     ahead_us = RECEIVED_MS * 1000 + MAX_AHEAD_US
     fits = make.aggregate(start_us=ahead_us - 1_000_000)
     assert len(split(chunk([fits]), rule=WindowRule(size_us=1_000_000, lateness_us=0))[0].aggregates) == 1
-    for start_us in (ahead_us, 4_102_444_800_000_000, 2**63 - 5_000_000):
+    for start_us in (ahead_us, 4_102_444_800_000_000, 253_402_300_700_000_000):
         wrong = make.aggregate(start_us=start_us - start_us % 5_000_000, size_us=1_000_001)
         _, (failure,) = split(chunk([wrong]))
         assert failure.problem.startswith("its window ends in the future (device_id='pump-1', window_end=")
         assert failure.problem.endswith("; the clock of the device is wrong")
 
 
-@pytest.mark.parametrize("start_us", [-1_000_000, -(2**62)])
-def test_a_window_before_1970_is_late(start_us: int) -> None:
-    _, (failure,) = split(chunk([make.aggregate(start_us=start_us - start_us % 5_000_000)]))
+def test_a_window_before_1970_is_late() -> None:
+    _, (failure,) = split(chunk([make.aggregate(start_us=-5_000_000)]))
     assert failure.reason == "LateData"
+
+
+ENDS = (-(2**63), -(2**62), FIRST_US - 1, LAST_US + 1, 1_700_000_000_000_000_000, 2**63 - 1)
+
+
+@pytest.mark.parametrize("at_us", ENDS)
+def test_a_time_of_no_year_is_put_away_because_a_runner_cannot_count_with_it(at_us: int) -> None:
+    start_us = max(min(at_us, 2**63 - 5_000_001), 5_000_000 - 2**63)
+    wrong = [
+        *(make.event(**{name: at_us}) for name in ("sensed_from", "sensed_to", "decided_at")),
+        make.aggregate(start_us=start_us - start_us % 5_000_000),
+        make.audit(event_times=np.full(8, at_us, "<i8").tobytes()),
+    ]
+    for record in wrong:
+        lanes, (failure,) = split(chunk([record]))
+        assert (lanes.events, lanes.audits, lanes.aggregates) == ([], [], [])
+        assert failure.problem.startswith("its time is of no year between 1 and 9999 (device_id='pump-1', at_us=")
+
+
+def test_events_of_a_clock_that_is_ahead_are_kept_with_by_how_much() -> None:
+    received_ms = 1_700_000_000_000
+    day_us = 86_400_000_000
+    fine = [make.event("pump-1", i, decided_at=received_ms * 1000 - 20_000) for i in range(2)]
+    ahead = [make.event("pump-2", i, decided_at=received_ms * 1000 + day_us) for i in range(2)]
+    unset = [make.event("pump-3", i, decided_at=30_000_000 + i) for i in range(2)]
+    made = [event for three in zip(fine, ahead, unset, strict=True) for event in three]
+    lanes, failures = split(chunk(made, received_ms=received_ms), recorded_clock=False)
+    assert (lanes.events, failures) == (made, [])
+    assert lanes.ahead_us == (0, day_us, None) * 2
+
+
+def test_a_replay_measures_no_clocks() -> None:
+    assert split(chunk([make.event()]))[0].ahead_us == ()
 
 
 @pytest.mark.parametrize("wrong", [{"size_us": 0}, {"size_us": -1}, {"lateness_us": -1}])
