@@ -138,11 +138,17 @@ class Dedupe:
         memory = self._memories.get((topic, device))
         if memory is None:
             return None
-        for at in range(len(memory.entries) - _ENTRY.size, -1, -_ENTRY.size):
-            epoch, seq, lies_at, crc = _ENTRY.unpack_from(memory.entries, at)
-            if lies_at < offset:
-                return Last(epoch, seq, lies_at, crc)
-        return None
+        low, high = 0, len(memory.entries) // _ENTRY.size  # offsets ascend with the identities
+        while low < high:
+            middle = (low + high) // 2
+            if _ENTRY.unpack_from(memory.entries, middle * _ENTRY.size)[2] < offset:
+                low = middle + 1
+            else:
+                high = middle
+        if not low:
+            return None
+        epoch, seq, lies_at, crc = _ENTRY.unpack_from(memory.entries, (low - 1) * _ENTRY.size)
+        return Last(epoch, seq, lies_at, crc)
 
     def delta(self) -> bytes:
         """What came since the last delta or snapshot; empty when nothing did."""

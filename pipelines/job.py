@@ -125,6 +125,7 @@ class Job:
             exact=[topics.EVENTS.named(prefix)] if exact else [],
             event_time=event_time,
             identity=identity,
+            memory_topic=topics.SEEN.named(prefix),
             disorder_s=ours.disorder / 1e6,
             idle_s=ours.idle / 1e6,
             grid_s=ours.source_grid / 1e6,

@@ -20,6 +20,7 @@ from typing import Protocol
 from pipelines.io.chunk import Resume
 from pipelines.io.commit_note import CommitNote
 from pipelines.io.feed_config import FeedConfig, Start
+from pipelines.io.memory import Remembered, load
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import PER_RECORD, ReadAhead, Taken
 from pipelines.io.transport import Committed, LogAway, LogReader, OffsetsGone, OpenReader, Read
@@ -203,6 +204,7 @@ class Feed:
         if self._gate is not None:
             self._gate.fence()  # before the offsets are read: what another process commits later must not count
         first = reader.first(partitions)
+        remembered = self._remembered()
         out: dict[Partition, Start] = {}
         for p in partitions:
             committed = reader.committed(p) if self._config.group_id is not None else None
@@ -216,9 +218,27 @@ class Feed:
             except DecodeError as error:
                 log.warning("the note beside the committed offset of %s[%d] is not used: %s", *p, error)
                 resume = Resume(committed.offset)
-            warm_from = max(first[p], committed.offset - self._config.warm_up_records)
-            out[p] = Start(min(warm_from, committed.offset), committed.offset, resume, warm_from == first[p])
+            out[p] = self._start(first[p], committed.offset, resume, remembered.get(p))
         return out
+
+    def _start(self, first: int, live_from: int, resume: Resume, kept: Remembered | None) -> Start:
+        """Where a partition begins that was read before; `kept`: what the dedupe knew of it then."""
+        if kept is None:
+            warm_from = max(first, live_from - self._config.warm_up_records)
+            return Start(min(warm_from, live_from), live_from, resume, warm_from == first)
+        warm_from = max(first, kept.as_of, live_from - self._config.most_warm_up)
+        known = {device: last for device, last in kept.devices.items() if last.offset < live_from}
+        return Start(min(warm_from, live_from), live_from, resume, warm_from <= max(first, kept.as_of), known)
+
+    def _remembered(self) -> dict[Partition, Remembered]:
+        """What earlier runs have kept. Raises LogAway."""
+        if not self._config.memory_topic or self._config.group_id is None:
+            return {}
+        reader = self._open()
+        try:
+            return load(reader, self._config.memory_topic, self._config.group_id)
+        finally:
+            reader.close()
 
     def _obey_seeks(self, reader: LogReader) -> None:
         with self._lock:

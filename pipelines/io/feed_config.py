@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer
 
+from pipelines.dedupe import Last
 from pipelines.io.chunk import Resume
 from pipelines.io.kafka_python import KafkaPythonReader, KafkaPythonTransactions
 from pipelines.io.transport import ATTEMPT_S, LogReader, Transactions
@@ -42,7 +43,9 @@ class FeedConfig:
     library:            which client reads; offsets are committed with kafka-python in any case.
     start_deadline_s:   how long the broker and the topics may be missing at start; None waits for ever.
     buffer_bytes:       for all partitions together; a partition pauses when its share is full.
-    warm_up_records:    how many records before the committed offset are read again, for what they tell the dedupe.
+    memory_topic:       where earlier runs have kept what the dedupe knew; empty: nowhere.
+    warm_up_records:    how many records before the committed offset are read again, for what they tell the dedupe,
+                        where no earlier run has kept anything; `most_warm_up` in any case.
     outage_grace_s:     how long after an outage the watermarks still stand, for producers to come back with what they
                         could not send; as long as their longest pause between two attempts to connect.
     silence_after_s:    how long a partition must have brought nothing before the broker is asked about it.
@@ -55,9 +58,11 @@ class FeedConfig:
     start_deadline_s: float | None = None
     buffer_bytes: int = 64 << 20
     warm_up_records: int = 0
+    most_warm_up: int = 200_000
     outage_grace_s: float = 5.0
     silence_after_s: float = 0.5
     library: Library = "kafka-python"
+    memory_topic: str = ""
 
     def __post_init__(self) -> None:
         if not self.topics:
@@ -75,6 +80,12 @@ class FeedConfig:
         """A consumer with our settings. Raises KafkaError: the broker is not there."""
         mine = {"bootstrap_servers": self.bootstrap_servers, "group_id": self.group_id}
         return KafkaConsumer(**{**DEFAULTS, **self.client, **FIXED, **mine, **extra})
+
+    def producer(self) -> KafkaProducer:
+        """A producer for the memory topic. Raises KafkaError: the broker is not there."""
+        client = {name: value for name, value in self.client.items() if name in KafkaProducer.DEFAULT_CONFIG}
+        mine = {"bootstrap_servers": self.bootstrap_servers, "acks": "all", "allow_auto_create_topics": False}
+        return KafkaProducer(**{"max_block_ms": 10_000, "metrics_enabled": False, **client, **mine})
 
     def reader(self, *, read_committed: bool = True) -> LogReader:
         """The log through the chosen library. One that sees open transactions, too, knows no committed offsets.
@@ -108,11 +119,12 @@ class FeedConfig:
 class Start(NamedTuple):
     """Where reading of a partition begins: at `offset`, as the commit of an earlier run in `resume` tells.
 
-    Records from `offset` up to `live_from` are only for warming up the dedupe. `whole`: nobody whom the dedupe does
-    not know then has sent anything before.
+    Records from `offset` up to `live_from` are only for warming up the dedupe, which learns `known` before. `whole`:
+    nobody whom it does not know then has sent anything before.
     """
 
     offset: int
     live_from: int
     resume: Resume
     whole: bool = False
+    known: Mapping[str, Last] = {}

@@ -37,6 +37,7 @@ from pipelines.io import flow as flows
 from pipelines.io.chunk import Chunk, Record
 from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.flow import Flow, FlowConfig
+from pipelines.io.memory import Keeper
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import Taken
 from pipelines.io.trail import Step, trail
@@ -101,7 +102,8 @@ class ReadFromKafka(beam.PTransform):
         disorder_s, idle_s, future_s: see WatermarkRule.
         event_time: record -> us since 1970. A record for which it raises still travels, and moves no watermark.
         identity:   record -> identity, or None for "do not dedupe this one". None: nothing is deduped.
-        warm_up_records: of each partition, read again before the committed offset to know what was seen already.
+        warm_up_records: of each partition, read again before the committed offset to know what was seen already, where
+            no earlier run has kept that in `memory_topic`, a topic like schemas.topics.SEEN; empty: nothing is kept.
 
     Both callables must be module-level functions: they travel to the workers by name.
     """
@@ -125,6 +127,7 @@ class ReadFromKafka(beam.PTransform):
         shards: int = 1,
         max_chunk: int = 1_000,
         warm_up_records: int = 2_000,
+        memory_topic: str = "",
         start_deadline_s: float | None = None,
         outage_grace_s: float = 5.0,
         client: Mapping[str, Any] | None = None,
@@ -141,6 +144,7 @@ class ReadFromKafka(beam.PTransform):
             start_deadline_s=start_deadline_s,
             outage_grace_s=outage_grace_s,
             warm_up_records=warm_up_records if identity is not None else 0,
+            memory_topic=memory_topic if identity is not None else "",
         )
         self.flow = f"{'+'.join(names)}-{uuid.uuid4().hex[:12]}"
         self.config = SourceConfig(
@@ -290,6 +294,17 @@ class ShardState:
 _SEEN: dict[tuple[str, bytes], tuple[int, Dedupe]] = {}
 
 
+#: Flow -> who keeps what its dedupe knows.
+_KEEPERS: dict[str, Keeper] = {}
+
+
+def safe_below(
+    safe: Mapping[Partition, int], starts: Mapping[Partition, Start], read: Mapping[Partition, int]
+) -> dict[Partition, int]:
+    """Below which offsets everything is answered and the dedupe knows it: it must have read what warms it up."""
+    return {p: at for p, at in safe.items() if p in starts and read.get(p, -1) >= starts[p].live_from}
+
+
 class Loop(beam.DoFn):
     """One shard's loop: tick, take, emit, hold, again."""
 
@@ -340,6 +355,8 @@ class Loop(beam.DoFn):
         for partition, start in starts.items():
             if partition not in shard.at:
                 shard.at[partition] = At(start.offset, self._first_watermark(start, before))
+                if dedupe is not None:
+                    self._learn(partition, start, dedupe)
                 if flow.ledger is not None:
                     flow.ledger.begin(partition, start.live_from, start.resume)
             offset, most = shard.at[partition].offset, self._config.max_chunk
@@ -355,12 +372,39 @@ class Loop(beam.DoFn):
                 yield TimestampedValue(chunk, Timestamp(micros=event_us))
             if watched is not None and taken.records:
                 watched.done()
+        if dedupe is not None and flow.ledger is not None and (keeper := self._keeper()) is not None:
+            ledger = flow.ledger
+            keeper.turn(
+                dedupe,
+                lambda: safe_below(
+                    {p: standing.safe for p, standing in ledger.standing().items()},
+                    starts,
+                    {p: at.offset for p, at in shard.at.items()},
+                ),
+            )
         if shard.at != before.at:
             shard.serial += 1
             if dedupe is not None:
                 self._save(key, shard, seen, dedupe)
             state.write(shard.encode())
         self._arm(timer, shard.hold_us(), busy)
+
+    def _learn(self, partition: Partition, start: Start, dedupe: Dedupe) -> None:
+        """What earlier runs knew of a partition."""
+        for device, last in start.known.items():
+            dedupe.learn(partition.topic, device, last)
+        if start.known and (keeper := self._keeper()) is not None:
+            keeper.knew(partition, start.known)
+
+    def _keeper(self) -> Keeper | None:
+        """Who keeps what the dedupe knows, where there is a topic for it and offsets that are ours to commit."""
+        feed, name = self._config.flow.feed, self._config.flow.name
+        if not feed.memory_topic or feed.group_id is None or not self._config.flow.commits:
+            return None
+        found = _KEEPERS.get(name)
+        if found is None:
+            found = _KEEPERS[name] = Keeper(feed.group_id, feed.memory_topic, feed.producer)
+        return found
 
     def _own(self, starts: Mapping[Partition, Start], key: bytes) -> dict[Partition, Start]:
         """This shard's part of the partitions, in order."""
@@ -459,6 +503,7 @@ class Loop(beam.DoFn):
         if dedupe is not None:
             dedupe.from_the_beginning = start.whole
         out: list[Record] = []
+        new: set[str] = set()
         refused: list[tuple[int, str]] = []
         duplicates = forgotten = 0
         for record in records:
@@ -478,6 +523,8 @@ class Loop(beam.DoFn):
                 if identity is None
                 else dedupe.see(partition.topic, identity, record.value or b"", record.offset)
             )
+            if identity is not None and seen is Seen.NEW:
+                new.add(identity.device_id)
             if seen is Seen.NEW or record.retried:  # a dead letter is new, too, though its device has sent others since
                 out.append(record)
                 continue
@@ -490,6 +537,8 @@ class Loop(beam.DoFn):
             else:
                 duplicates += 1
                 forgotten += seen is Seen.FORGOTTEN
+        if new and (keeper := self._keeper()) is not None:
+            keeper.saw(partition, new)
         if duplicates:
             self._duplicates.inc(duplicates)
         if forgotten:
