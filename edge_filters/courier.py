@@ -16,6 +16,8 @@ from edge_filters.ports import Delivery, Outbox, Spool
 #: Parcels and bytes on their way at most: enough to fill the link, small beside the memory of a device.
 MAX_ON_THE_WAY = 1024
 MAX_BYTES_ON_THE_WAY = 3 * 1024 * 1024
+#: Share of both that lanes behind the urgent one leave free, so that an event never waits for their acknowledgements.
+LEFT_FOR_URGENT = 0.25
 _READ_RECORDS, _READ_BYTES = 256, 256 * 1024
 
 
@@ -38,7 +40,7 @@ class Courier:
     @property
     def idle(self) -> bool:
         """Whether everything was acknowledged."""
-        return not self._spool.waiting_records
+        return all(self._spool.first(lane) >= self._spool.end(lane) for lane in Priority)
 
     def put(self, parcels: Sequence[Parcel]) -> None:
         """Spool parcels and, while the link keeps up, hand them straight to the outbox. Raises SpoolError."""
@@ -51,9 +53,10 @@ class Courier:
         for parcel in parcels:
             lane = parcel.priority
             if lane in keeping_up:
-                if self._is_full():
-                    return
-                self._send(lane, parcel)
+                if self._is_full(lane):
+                    keeping_up.discard(lane)
+                else:
+                    self._send(lane, parcel)
 
     def pump(self) -> None:
         """Take acknowledgements in, and send what has room. Costs nothing when there is nothing to do."""
@@ -69,18 +72,22 @@ class Courier:
         if not self._outbox.ready:
             return
         for lane in Priority:
-            self._next[lane] = max(self._next[lane], self._spool.first(lane))
-            while self._next[lane] < self._spool.end(lane) and not self._is_full():
-                parcels = self._spool.read(lane, self._next[lane], _READ_RECORDS, _READ_BYTES)
+            while not self._is_full(lane):
+                number = self._spool.next(lane, max(self._next[lane], self._spool.first(lane)))
+                self._next[lane] = number
+                if number >= self._spool.end(lane):
+                    break
+                parcels = self._spool.read(lane, number, _READ_RECORDS, _READ_BYTES)
                 for parcel in parcels:
-                    if self._is_full():
-                        return
+                    if self._is_full(lane):
+                        break
                     self._send(lane, parcel)
-                if not parcels:
+                if not parcels and self._spool.next(lane, number) == number:
                     break
 
-    def _is_full(self) -> bool:
-        return self._bytes_away >= MAX_BYTES_ON_THE_WAY or self._count_away >= MAX_ON_THE_WAY
+    def _is_full(self, lane: Priority) -> bool:
+        share = 1.0 if lane is Priority.URGENT else 1.0 - LEFT_FOR_URGENT
+        return self._bytes_away >= MAX_BYTES_ON_THE_WAY * share or self._count_away >= MAX_ON_THE_WAY * share
 
     def _send(self, lane: Priority, parcel: Parcel) -> None:
         self._away[lane].append((self._next[lane], parcel, self._outbox.send(parcel)))
@@ -110,13 +117,14 @@ class Courier:
             if self._lost or number < first:  # what follows a loss is sent again too, to keep the order
                 continue
             if report.delivery is Delivery.REFUSED:
-                self.refused[parcel.key] += 1
+                self.refused[parcel.key] += lane is not Priority.GAPS
                 self.refused_total += 1
                 self.notices.append(f"{parcel.key.decode()}: a record for {parcel.topic} is dropped: {report.why}")
             else:
                 self._said_lost = False
-                self.acked[parcel.key] += 1
-                self.acked_bytes[parcel.key] += len(parcel.payload) + len(parcel.key)
+                if lane is not Priority.GAPS:  # no device has counted it as one of its records
+                    self.acked[parcel.key] += 1
+                    self.acked_bytes[parcel.key] += len(parcel.payload) + len(parcel.key)
             done.append(parcel)
         if done:
             self._spool.ack(lane, done)

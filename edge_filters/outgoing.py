@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from schemas import topics
 from schemas.codec import encode, peek_identity
-from schemas.records import ClaimKind, DeviceClaim, DeviceStatus, EdgeAggregate, EdgeEvent, SensorBlock
+from schemas.records import ClaimKind, DeviceClaim, DeviceStatus, EdgeAggregate, EdgeEvent, GapMarker, SensorBlock
 from schemas.topics import Topic
 from schemas.tracing import Hop, headers_of
 
@@ -18,10 +18,17 @@ FromDevice = EdgeEvent | EdgeAggregate | SensorBlock
 
 
 class Priority(IntEnum):
-    """Lanes of the spool; a lower one goes first when the link is narrow."""
+    """Lanes of the spool; a lower one goes first when the link is narrow.
+
+    Where there is no room, the highest gives first. A random sample that is thinned out is still a random sample; an
+    aggregate is one of many, and its readings were decided on; an event is what all of this is for. What names the
+    records that were given up is given up itself by nobody.
+    """
 
     URGENT = 0
-    BULK = 1
+    GAPS = 1
+    BULK = 2
+    SAMPLES = 3
 
 
 class Parcel(NamedTuple):
@@ -36,7 +43,7 @@ class Parcel(NamedTuple):
 _WHERE: dict[type[FromDevice], tuple[Priority, Topic]] = {
     EdgeEvent: (Priority.URGENT, topics.EVENTS),
     EdgeAggregate: (Priority.BULK, topics.AGGREGATES),
-    SensorBlock: (Priority.BULK, topics.SAMPLES),
+    SensorBlock: (Priority.SAMPLES, topics.SAMPLES),
 }
 
 
@@ -49,6 +56,11 @@ def pack(record: FromDevice) -> Parcel:
 def pack_status(status: DeviceStatus) -> Parcel:
     """Parcel of a status. It goes past the spool: a newer status replaces an older one."""
     return Parcel(Priority.URGENT, topics.STATUS.name, status.device_id.encode(), encode(status))
+
+
+def pack_gap(marker: GapMarker) -> Parcel:
+    """Parcel of a gap marker. Only the spool makes them."""
+    return Parcel(Priority.GAPS, topics.GAPS.name, marker.device_id.encode(), encode(marker))
 
 
 def pack_claim(claim: DeviceClaim) -> Parcel:

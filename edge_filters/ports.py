@@ -190,12 +190,12 @@ class Spool(Protocol):
 
     @property
     def waiting_records(self) -> int:
-        """Parcels that wait for their acknowledgement, in all lanes."""
+        """Records of devices that wait for their acknowledgement, in all lanes; gap markers are none."""
         ...
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that they take."""
+        """Bytes that they and gap markers take."""
         ...
 
     @property
@@ -206,9 +206,16 @@ class Spool(Protocol):
     def append(self, parcels: Sequence[Parcel]) -> dict[Priority, int]:
         """Keep parcels, in order. Returns the number of the first one in each lane.
 
+        A lane that is not in the answer found no room: its parcels are counted as dropped, and `problem` says why.
+
         Raises:
             SpoolError: the disk failed; nothing of these was kept.
         """
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why records find no room, as a sentence; empty while they do."""
         ...
 
     def first(self, priority: Priority) -> int:
@@ -219,8 +226,12 @@ class Spool(Protocol):
         """Number that the next parcel of a lane will get."""
         ...
 
+    def next(self, priority: Priority, number: int) -> int:
+        """The first number from there on that something is kept under; damage leaves holes."""
+        ...
+
     def read(self, priority: Priority, number: int, max_records: int, max_bytes: int) -> list[Parcel]:
-        """Parcels from that number on, at least one where there is one."""
+        """Parcels from that number on, one after the other; none where it turns out to be damaged."""
         ...
 
     def ack(self, priority: Priority, parcels: Sequence[Parcel]) -> None:

@@ -1,26 +1,35 @@
-"""How a parcel lies in the spool: length, CRC-32, then lengths of topic and key, topic, key and payload.
+"""How a parcel lies in the spool: length, CRC-32C and number, then lengths of topic and key, topic, key and payload.
 
-The CRC is there because Avro has none: most single flipped bits in a record decode to another record in silence.
+The CRC is there because Avro has none: most single flipped bits in a record decode to another record in silence. It
+begins from a seed made of the spool's own name and the lane and covers the number, so that a frame counts only where it
+was written: copied from another device, another lane or another place in the lane it is as good as damaged.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from edge_filters.outgoing import Parcel, Priority
 
-HEAD, LENGTHS = 8, 2
+_HEAD, _SEALED, _NUMBER = struct.Struct("<IIQ"), struct.Struct("<IQ"), struct.Struct("<Q")
+HEAD, LENGTHS = _HEAD.size, 2
 MAX_FRAME_BYTES = 2 * 1024 * 1024
+#: Set in the length of a frame that counts only together with the next one.
+_MORE = 1 << 31
+#: Numbers that are looked for behind damage: more records than that are not lost in one place.
+_LOOK_AHEAD = 256
 
 
-def frame(parcel: Parcel) -> bytes:
-    """A parcel as it lies in a segment."""
+def frame(parcel: Parcel, number: int, seed: int, *, more: bool = False) -> bytes:
+    """A parcel as it lies in a segment; `more`: it is void without the frame that follows."""
     topic = parcel.topic.encode()
     body = bytes((len(topic), len(parcel.key))) + topic + parcel.key + parcel.payload
-    return struct.pack("<II", len(body), zlib.crc32(body)) + body
+    size = len(body) | (_MORE if more else 0)
+    return _HEAD.pack(size, crc32c(body, crc32c(_SEALED.pack(size, number), seed)), number) + body
 
 
 def frame_bytes(parcel: Parcel) -> int:
@@ -29,24 +38,112 @@ def frame_bytes(parcel: Parcel) -> int:
 
 
 class Found(NamedTuple):
-    """A parcel and where in the data the next one begins."""
+    """A parcel, its number, whether it needs the next one, and where in the data it begins and the next one does."""
 
     parcel: Parcel
+    number: int
+    more: bool
+    begin: int
     end: int
 
 
-def frames(data: bytes, priority: Priority, at: int = 0) -> Iterator[Found]:
-    """Whole and undamaged frames from `at` on; ends at the first that is not."""
-    while at + HEAD + LENGTHS <= len(data):
-        size, crc = struct.unpack_from("<II", data, at)
-        start, end = at + HEAD, at + HEAD + size
-        if not LENGTHS <= size <= MAX_FRAME_BYTES or end > len(data):
-            return
-        body = data[start:end]
-        if zlib.crc32(body) != crc or LENGTHS + body[0] + body[1] > size:
-            return
-        topic_end = LENGTHS + body[0]
-        key_end = topic_end + body[1]
-        topic = body[LENGTHS:topic_end].decode(errors="replace")
-        yield Found(Parcel(priority, topic, body[topic_end:key_end], body[key_end:]), end)
-        at = end
+def frames(data: bytes, priority: Priority, seed: int, expected: int, at: int = 0) -> Iterator[Found]:
+    """Whole and undamaged frames from `at` on, numbered from `expected`; what is damaged between them is left out."""
+    while at < len(data):
+        found = _frame_at(data, at, priority, seed)
+        if found is None or found.number < expected:
+            found = _behind_damage(data, at, priority, seed, expected)
+            if found is None:
+                return
+        yield found
+        at, expected = found.end, found.number + 1
+
+
+def _frame_at(data: bytes, at: int, priority: Priority, seed: int) -> Found | None:
+    if at < 0 or at + HEAD + LENGTHS > len(data):
+        return None
+    raw_size, crc, number = _HEAD.unpack_from(data, at)
+    size = raw_size & ~_MORE
+    start, end = at + HEAD, at + HEAD + size
+    if not LENGTHS <= size <= MAX_FRAME_BYTES or end > len(data):
+        return None
+    body = data[start:end]
+    if crc32c(body, crc32c(_SEALED.pack(raw_size, number), seed)) != crc or LENGTHS + body[0] + body[1] > size:
+        return None
+    topic_end = LENGTHS + body[0]
+    key_end = topic_end + body[1]
+    topic = body[LENGTHS:topic_end].decode(errors="replace")
+    return Found(
+        Parcel(priority, topic, body[topic_end:key_end], body[key_end:]), number, bool(raw_size & _MORE), at, end
+    )
+
+
+def _behind_damage(data: bytes, at: int, priority: Priority, seed: int, expected: int) -> Found | None:
+    """The next frame that is whole, found by the number in its head."""
+    for number in range(expected, expected + _LOOK_AHEAD):
+        needle = _NUMBER.pack(number)
+        place = data.find(needle, at)
+        while place >= 0:
+            found = _frame_at(data, place - _NUMBER.size, priority, seed)
+            if found is not None and found.number == number and found.begin >= at:
+                return found
+            place = data.find(needle, place + 1)
+    return None
+
+
+# -- the head of a segment --------------------------------------------------------------------------------------------
+
+_MAGIC = b"TGSPOOL2"
+_OWNER = struct.Struct("<8s16sQQI4x")
+OWNER_BYTES = _OWNER.size
+
+
+class Owner(NamedTuple):
+    """Where a segment belongs: the name of its spool, 16 random bytes, the lane, and the number of its first parcel."""
+
+    spool: bytes
+    lane: Priority
+    first: int
+
+    def seed(self) -> int:
+        """What the CRCs of its frames begin from."""
+        return int(crc32c(bytes((self.lane,)), crc32c(self.spool)))
+
+    def packed(self) -> bytes:
+        """The first bytes of the segment."""
+        raw = _OWNER.pack(_MAGIC, *self, 0)
+        return raw[:-8] + struct.pack("<I4x", crc32c(raw[:-8]))
+
+    @classmethod
+    def of(cls, data: bytes) -> Owner | None:
+        """Inverse of `packed`; None: damaged, or no segment."""
+        if len(data) < OWNER_BYTES or data[:8] != _MAGIC:
+            return None
+        _, spool, lane, first, crc = _OWNER.unpack_from(data)
+        if crc32c(data[: OWNER_BYTES - 8]) != crc or lane not in set(Priority):
+            return None
+        return cls(spool, Priority(lane), first)
+
+
+# -- how far a lane is acknowledged -----------------------------------------------------------------------------------
+
+_SLOT = struct.Struct("<QQI")
+#: Far enough apart that no disk tears both in one write.
+SLOT_APART = 512
+
+
+def slot(turn: int, acked: int, seed: int) -> bytes:
+    """One of the two places in which the pointer of a lane is written by turns."""
+    raw = struct.pack("<QQ", turn, acked)
+    return raw + struct.pack("<I", crc32c(raw, seed))
+
+
+def read_slots(data: bytes, seed: int) -> tuple[int, int]:
+    """Turn and number of the newest slot that is whole; zeros where none is."""
+    best = (0, 0)
+    for at in (0, SLOT_APART):
+        if at + _SLOT.size <= len(data):
+            turn, acked, crc = _SLOT.unpack_from(data, at)
+            if crc32c(data[at : at + 16], seed) == crc:
+                best = max(best, (turn, acked))
+    return best

@@ -1,141 +1,218 @@
-"""The durable spool: append-only segment files per lane, a CRC on every record, one writer.
+"""The durable spool: a few lanes of append-only segment files, a CRC on every record, one writer.
 
-    spool/lock
-    spool/urgent/acked                        number of the first parcel that is not acknowledged
-    spool/urgent/00000000000000000000.seg     frames; the name is the number of the first parcel in it
+    spool/lock                                holds the process id of the one that has it open
+    spool/id                                  16 random bytes: frames of another spool do not count here
+    spool/reserve                             room for gap markers where the disk is full
+    spool/urgent, gaps, bulk, samples         a lane each, see lane.py; frames.py says how a record lies in it
 
-Frames are described in frames.py. Acknowledged segments are removed whole. A crash can leave a
-torn frame at the end of the last segment: it is cut off at the next start, and nothing that `append` returned for is
-lost by kill -9 (with fsync "always", by a power cut either). When there is no room, the oldest bulk segment goes, then
-the oldest urgent one, and every parcel in it is counted as dropped.
+What `append` returned for survives kill -9, and a power cut as `fsync` says. Where there is no room, records are given
+up by the value of their lane, the oldest first, and named in gap markers, which are on the disk before the records are
+gone and are sent like records. A crash between the two is finished at the next start: what a waiting marker names is
+gone.
 
-Segment files instead of SQLite because this sits on the hot path: for 16 records of 2 kB an append took 0.05 ms here
-against 0.15 ms in SQLite (WAL, synchronous off) in tests/bench/bench_spool.py.
+Segment files instead of SQLite because this sits on the hot path; tests/bench/bench_spool.py compares them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
-import struct
 import threading
-import zlib
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from edge_filters.io.frames import HEAD, MAX_FRAME_BYTES, frame, frame_bytes, frames
-from edge_filters.outgoing import Parcel, Priority
-from schemas.errors import SpoolError
+from edge_filters.gaps import Gaps
+from edge_filters.io.disk import Disk, OsDisk
+from edge_filters.io.frames import OWNER_BYTES, Owner, frame_bytes
+from edge_filters.io.lane import NAMES, SUFFIX, Fsync, Lane
+from edge_filters.outgoing import Parcel, Priority, pack_gap
+from schemas.codec import decode
+from schemas.errors import DecodeError, SpoolError
+from schemas.failpoints import reach
+from schemas.records import GapMarker, GapReason
 
-Fsync = Literal["always", "interval", "never"]
-
-_ACKED = struct.Struct("<QI")
-_NAMES = {Priority.URGENT: "urgent", Priority.BULK: "bulk"}
-
-
-@dataclass(slots=True)
-class _Segment:
-    path: Path
-    first: int
-    count: int = 0
-    size: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.first + self.count
+#: What gap markers and the head of a new segment may take where the disk is full.
+RESERVE_BYTES = 128 * 1024
+#: Appends after which a lost reserve is sought again.
+_TRY_AGAIN = 64
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: Who gives for whom: a lane may take room from those before it here and from itself.
+_BY_VALUE = (Priority.SAMPLES, Priority.BULK, Priority.URGENT)
 
 
-@dataclass(slots=True)
-class _Cursor:
-    """Where a number was found last, so that reading on does not search."""
-
-    number: int = -1
-    segment: int = -1
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class _Lane:
-    priority: Priority
-    folder: Path
-    segments: list[_Segment] = field(default_factory=list)
-    acked: int = 0
-    acked_fd: int = -1
-    fd: int = -1
-    waiting_bytes: int = 0
-    cursor: _Cursor = field(default_factory=_Cursor)
-    dirty: bool = False
-    next_name: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.segments[-1].end if self.segments else self.acked
+def wall_us() -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1000
 
 
 class FileSpool:
-    """A spool in a folder. Implements ports.Spool."""
+    """A spool in a folder. Implements ports.Spool. `append` may be called by several threads, which share an fsync."""
 
-    def __init__(self, folder: Path, *, max_bytes: int, fsync: Fsync = "interval", fsync_every_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        fsync: Fsync = "interval",
+        fsync_every_s: float = 1.0,
+        disk: Disk | None = None,
+        clock: Callable[[], int] = wall_us,
+    ) -> None:
         """Open or make it.
 
         Args:
             folder: holds nothing but this spool.
-            max_bytes: of all files together.
+            max_bytes: of all segments together.
             fsync: "always": before `append` returns; "interval": by a thread; "never": the kernel decides.
             fsync_every_s: for "interval".
+            disk: file operations; the real ones by default.
+            clock: for gap markers, microseconds since 1970.
 
         Raises:
             SpoolError: another process has it open, or the disk failed.
         """
-        self._folder = folder
-        self._max_bytes = max_bytes
-        self._segment_bytes = max(64 * 1024, min(4 * 1024 * 1024, max_bytes // 16))
-        self._fsync = fsync
+        self._folder, self._max_bytes, self._fsync, self._clock = folder, max_bytes, fsync, clock
+        self._disk = disk or OsDisk()
         self._dropped: Counter[bytes] = Counter()
-        self._used = 0
+        self._unkept = Gaps()  # given up, but not on the disk as a marker yet
+        self._unkept_count = 0
         self._failed: OSError | None = None
-        self._retired: deque[int] = deque()
-        self.notices: list[str] = []
+        self._reserved, self._appends = False, 0
+        self._fold_at = max(64 * 1024, max_bytes // 32)
+        self._changed = threading.Condition(threading.Lock())
+        self._syncing: set[Priority] = set()
+        self._notices: list[str] = []
+        self.problem = ""
         self.waiting_by_key: Counter[bytes] = Counter()  # as found at the start
-        with _disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 20, 0).decode(errors="replace").strip()
-            os.close(self._lock)
+            with self._disk_errors():
+                self._disk.make_folder(folder)
+                self._lock = self._disk.lock(folder / "lock")
+        except SpoolError as failed:
+            if not isinstance(failed.__cause__, BlockingIOError):
+                raise
             raise SpoolError(
                 "the spool is in use by another process",
                 spool=str(folder),
-                pid=holder,
+                pid=self._disk.read(folder / "lock", 0, 20).decode(errors="replace").strip(),
                 fix="stop that process, or give this one a spool of its own",
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        with _disk(folder):
-            self._lanes = {priority: self._open_lane(priority) for priority in Priority}
+        with self._disk_errors():
+            self._id = self._identify()
+            self._sort_out()
+            segment_bytes = max(64 * 1024, min(4 * 1024 * 1024, max_bytes // 16))
+            self._lanes = {
+                priority: Lane(self._disk, folder / NAMES[priority], priority, self._id, segment_bytes, fsync)
+                for priority in Priority
+            }
+            self._finish_evictions()
+            self._reserve()
+        for lane in self._lanes.values():
+            lane.remove_done()
+            self._notices += lane.notices
+            lane.notices.clear()
+            if lane.priority is not Priority.GAPS:
+                self.waiting_by_key += lane.waiting_by_key
         self._stop = threading.Event()
         self._syncer: threading.Thread | None = None
         if fsync == "interval":
             self._syncer = threading.Thread(target=self._sync_now_and_then, args=(fsync_every_s,), daemon=True)
             self._syncer.start()
 
+    # -- what is found at the start ---------------------------------------------------------------------------------
+
+    def _identify(self) -> bytes:
+        """The spool's own 16 bytes; where the file is gone, what the segments agree on."""
+        path = self._folder / "id"
+        names = self._disk.names(self._folder)
+        if "id" in names and len(raw := self._disk.read(path)) == 16:
+            return raw
+        owners = {owner.spool for _, owner in self._segments(names) if owner is not None}
+        if owners:
+            self._notices.append(f"{path} was damaged or gone; what the segments say is used")
+        own = owners.pop() if len(owners) == 1 else os.urandom(16)
+        if "id.new" in names:
+            self._disk.remove(self._folder / "id.new")
+        handle = self._disk.open(self._folder / "id.new", new=True)
+        self._disk.append(handle, own)
+        self._disk.sync(handle)
+        self._disk.close(handle)
+        self._disk.rename(self._folder / "id.new", path)
+        self._disk.sync_folder(self._folder)
+        return own
+
+    def _segments(self, names: Sequence[str]) -> Iterator[tuple[Path, Owner | None]]:
+        for lane in NAMES.values():
+            if lane in names:
+                for name in self._disk.names(self._folder / lane):
+                    if name.endswith(SUFFIX):
+                        path = self._folder / lane / name
+                        yield path, Owner.of(self._disk.read(path, 0, OWNER_BYTES))
+
+    def _sort_out(self) -> None:
+        """Put segments where their first bytes say that they belong; what belongs nowhere is put aside and said."""
+        moved: list[tuple[Path, Path]] = []
+        for path, owner in self._segments(self._disk.names(self._folder)):
+            name = path.name.removesuffix(SUFFIX)
+            own = path if owner is None else self._folder / NAMES[owner.lane] / f"{owner.first:020d}{SUFFIX}"
+            if (owner is not None and owner.spool != self._id) or not (name.isdecimal() and len(name) == 20):
+                self._put_aside(path, "does not belong to this spool")
+            elif own != path:
+                self._disk.rename(path, path.with_suffix(".moved"))
+                moved.append((path.with_suffix(".moved"), own))
+        for path, own in moved:
+            if own.name in self._disk.names(own.parent):
+                self._put_aside(path, f"is a copy of {own}")
+            else:
+                self._disk.rename(path, own)
+                self._notices.append(f"{own} lay in the wrong place and was put back")
+
+    def _put_aside(self, path: Path, why: str) -> None:
+        self._disk.rename(path, path.with_suffix(".aside"))
+        self._notices.append(f"{path} {why}; it was renamed to {path.with_suffix('.aside').name} and is not sent")
+
+    def _finish_evictions(self) -> None:
+        """A marker that waits was written before what it names was gone: where a crash came between, end it now."""
+        named = self._named()
+        if not named:
+            return
+        for priority in _BY_VALUE:
+            lane = self._lanes[priority]
+            for segment in lane.segments:
+                waiting = list(lane.waiting_in(segment))
+                if not waiting:
+                    continue
+                if not named.has(waiting[0]):
+                    break
+                self._forget(lane, waiting, segment.end)
+                lane.waiting_by_key -= Counter(parcel.key for parcel in waiting)
+
+    def _named(self) -> Gaps:
+        named = Gaps()
+        for parcel in self._lanes[Priority.GAPS].waiting():
+            with contextlib.suppress(DecodeError):
+                named.take(decode(parcel.payload, GapMarker))
+        return named
+
     # -- what is in it --------------------------------------------------------------------------------------------
 
     @property
     def waiting_records(self) -> int:
-        """Parcels that wait for their acknowledgement."""
-        return sum(lane.end - lane.acked for lane in self._lanes.values())
+        """Records of devices that wait for their acknowledgement."""
+        lanes = [lane for lane in self._lanes.values() if lane.priority is not Priority.GAPS]
+        return sum(lane.end - lane.acked - lane.lost_from(lane.acked) for lane in lanes)
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that they take."""
+        """Bytes that these and gap markers take."""
         return sum(lane.waiting_bytes for lane in self._lanes.values())
+
+    @property
+    def _used(self) -> int:
+        return sum(lane.used for lane in self._lanes.values())
 
     @property
     def fullness(self) -> float:
@@ -144,177 +221,252 @@ class FileSpool:
 
     def first(self, priority: Priority) -> int:
         """Number of the oldest parcel that is not acknowledged."""
-        return self._lanes[priority].acked
+        lane = self._lanes[priority]
+        return lane.next(lane.acked)
 
     def end(self, priority: Priority) -> int:
         """Number that the next parcel will get."""
         return self._lanes[priority].end
 
+    def next(self, priority: Priority, number: int) -> int:
+        """The first number from there on that something is kept under."""
+        return self._lanes[priority].next(number)
+
     # -- in -------------------------------------------------------------------------------------------------------
 
     def append(self, parcels: Sequence[Parcel]) -> dict[Priority, int]:
-        """Keep parcels; one write per lane. Raises SpoolError: disk failed, or no room at all."""
-        if self._failed is not None:  # after a failed fsync nobody knows what is on the disk
-            raise SpoolError("the disk failed to keep the spool", spool=str(self._folder), cause=str(self._failed))
-        starts: dict[Priority, int] = {}
-        by_lane: dict[Priority, list[bytes]] = {}
+        """Keep parcels; one write per lane. Those of a lane that is not in the answer found no room: see `problem`.
+
+        Raises SpoolError: the disk failed.
+        """
+        by_lane: dict[Priority, list[Parcel]] = {}
         for parcel in parcels:
-            by_lane.setdefault(parcel.priority, []).append(frame(parcel))
-        for priority, framed in by_lane.items():
-            lane = self._lanes[priority]
-            data = b"".join(framed)
-            starts[priority] = lane.end
-            with _disk(self._folder):
-                if not lane.segments or lane.segments[-1].size >= self._segment_bytes:
-                    self._new_segment(lane)
-                self._make_room(len(data))
-                segment = lane.segments[-1]
-                self._write(lane, segment, data)
-            segment.count += len(framed)
-            lane.next_name = max(lane.next_name + len(framed), lane.end)
-            segment.size += len(data)
-            lane.waiting_bytes += len(data)
-            self._used += len(data)
+            by_lane.setdefault(parcel.priority, []).append(parcel)
+        with self._changed, self._disk_errors():
+            self._check()
+            starts: dict[Priority, int] = {}
+            refused = 0
+            for priority in sorted(by_lane):
+                start = self._keep(self._lanes[priority], by_lane[priority])
+                if start is None:
+                    refused += len(by_lane[priority])
+                else:
+                    starts[priority] = start
+            if not refused:
+                self._made_room()
+            ends = {priority: self._lanes[priority].end for priority in starts}
+        if self._fsync == "always":
+            for priority, end in ends.items():
+                self._commit(self._lanes[priority], end)
         return starts
 
-    def _write(self, lane: _Lane, segment: _Segment, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(lane.fd, view) :]
-            if self._fsync == "always":
-                os.fsync(lane.fd)
-        except OSError:
-            with contextlib.suppress(OSError):  # so that the next append does not follow half a frame
-                os.ftruncate(lane.fd, segment.size)
-            raise
-        lane.dirty = True
+    def _check(self) -> None:
+        if self._failed is not None:  # after a failed fsync nobody knows what is on the disk
+            raise SpoolError(
+                "the disk failed to keep the spool", spool=str(self._folder), cause=str(self._failed)
+            ) from self._failed
 
-    def _new_segment(self, lane: _Lane) -> None:
-        if lane.fd >= 0:
-            self._retire(lane.fd)
-        path = lane.folder / f"{max(lane.end, lane.next_name):020d}.seg"
-        lane.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        lane.segments.append(_Segment(path, lane.end))
-        if self._fsync == "always":
-            _sync_folder(lane.folder)
-        self._remove_acked(lane)
-
-    def _retire(self, fd: int) -> None:
-        """A segment is full: with "interval" the thread forces it to disk and closes it, so that nobody waits."""
-        if self._fsync == "interval":
-            self._retired.append(fd)
-        else:
-            os.close(fd)
-
-    def _make_room(self, needed: int) -> None:
-        for lane in (self._lanes[Priority.BULK], self._lanes[Priority.URGENT]):
-            while self._used + needed > self._max_bytes and lane.segments:
-                if len(lane.segments) == 1:
-                    if not lane.segments[0].size:
-                        break
-                    self._new_segment(lane)
-                    if len(lane.segments) == 1:
-                        continue
-                self._evict(lane)
-        if self._used + needed > self._max_bytes:
+    def _keep(self, lane: Lane, parcels: list[Parcel]) -> int | None:
+        """Number of the first, or None: there is no room, and what was refused will be named."""
+        size = sum(map(frame_bytes, parcels))
+        if size + (len(Priority) + 1) * OWNER_BYTES > self._max_bytes:
             raise SpoolError(
                 "a record is larger than the whole spool",
-                bytes=needed,
+                bytes=size,
                 max_bytes=self._max_bytes,
                 fix="raise spool.max_bytes",
             )
+        while self._used + size > self._max_bytes:
+            if not self._evict_for(lane):
+                self._refuse(parcels, GapReason.EVICTED, "it is full of records that are worth more")
+                return None
+        while True:
+            try:
+                return self._write(lane, parcels)
+            except OSError as failed:
+                if failed.errno not in _FULL:
+                    raise
+                if not self._evict_for(lane):
+                    self._refuse(parcels, GapReason.DISK_FULL, str(failed))
+                    return None
 
-    def _evict(self, lane: _Lane) -> None:
-        segment = lane.segments[0]
-        at = segment.first
-        for found in frames(segment.path.read_bytes(), lane.priority):
-            if at >= lane.acked:
-                self._dropped[found.parcel.key] += 1
-                lane.waiting_bytes -= frame_bytes(found.parcel)
-            at += 1
-        lane.acked = max(lane.acked, segment.end)
-        self._remove_acked(lane)
+    def _write(self, lane: Lane, parcels: list[Parcel]) -> int:
+        return lane.append(parcels)
+
+    def _refuse(self, parcels: list[Parcel], reason: GapReason, why: str) -> None:
+        for parcel in parcels:
+            self._unkept.add(parcel, reason)
+            self._dropped[parcel.key] += 1
+        self._unkept_count += len(parcels)
+        self.problem = f"the spool at {self._folder} has no room: {why}; {self._unkept_count} records could not be kept"
+
+    def _made_room(self) -> None:
+        """An append found room: name what others before it did not find, and take the reserve back."""
+        self._appends += 1
+        if not self._unkept and self._reserved:
+            return
+        if self._unkept:
+            try:
+                self._mark(self._unkept)
+            except OSError as failed:
+                if failed.errno not in _FULL:
+                    raise
+                return
+            self._unkept, self._unkept_count, self.problem = Gaps(), 0, ""
+        if self._appends % _TRY_AGAIN == 0:
+            self._reserve()
+
+    # -- no room ----------------------------------------------------------------------------------------------------
+
+    def _evict_for(self, wanting: Lane) -> bool:
+        """Give up the oldest segment of the lane of least value; not one of more value than `wanting`'s."""
+        for priority in _BY_VALUE:
+            lane = self._lanes[priority]
+            if lane.waiting_bytes and self._evict(lane):
+                return True
+            if priority is wanting.priority:
+                return False
+        return False
+
+    def _evict(self, lane: Lane) -> bool:
+        try:
+            if len(lane.segments) == 1:
+                self._with_reserve(lane.roll)
+            segment = lane.segments[0]
+            gone = list(lane.waiting_in(segment))
+            gaps = Gaps()
+            for parcel in gone:
+                gaps.add(parcel, GapReason.EVICTED)
+            if gaps:
+                self._with_reserve(lambda: self._mark(gaps))
+        except OSError as failed:
+            if failed.errno not in _FULL:
+                raise
+            return False  # not even the reserve was enough: nothing may go that is not named
+        reach("spool.evict")
+        for parcel in gone:
+            self._dropped[parcel.key] += 1
+        self._forget(lane, gone, segment.end)
+        lane.remove_done()
+        self._reserve()
+        return True
+
+    def _forget(self, lane: Lane, gone: Sequence[Parcel], end: int) -> None:
+        lane.waiting_bytes -= sum(map(frame_bytes, gone))
+        lane.move(end)
+
+    def _mark(self, gaps: Gaps) -> None:
+        """Write markers, all or none after a crash too, and force them to the disk."""
+        lane = self._lanes[Priority.GAPS]
+        if lane.waiting_bytes > self._fold_at:
+            self._fold(lane)
+            self._fold_at = max(self._fold_at, 2 * lane.waiting_bytes)
+        lane.append([pack_gap(marker) for marker in gaps.markers(self._clock())], together=True)
+        if self._fsync != "never":
+            lane.sync()
+
+    def _fold(self, lane: Lane) -> None:
+        """Many markers into few. What is on its way meanwhile names nothing else, so it may arrive as well."""
+        named = self._named()
+        end = lane.end
+        lane.roll()
+        lane.append([pack_gap(marker) for marker in named.markers(self._clock())], together=True)
+        if self._fsync != "never":
+            lane.sync()
+        lane.waiting_bytes = sum(frame_bytes(parcel) for parcel in lane.waiting_in(lane.segments[-1]))
+        lane.move(end)
+        lane.remove_done()
+
+    def _with_reserve(self, write: Callable[[], None]) -> None:
+        """Do it, and where the disk is full again with the room that was kept for it. Raises OSError."""
+        try:
+            write()
+        except OSError as failed:
+            if failed.errno not in _FULL or not self._reserved:
+                raise
+            self._reserved = False
+            handle = self._disk.open(self._folder / "reserve")
+            try:
+                self._disk.truncate(handle, 0)
+            finally:
+                self._disk.close(handle)
+            write()
+
+    def _reserve(self) -> None:
+        """Fill the reserve, where the disk has room."""
+        if self._reserved:
+            return
+        path = self._folder / "reserve"
+        handle = self._disk.open(path, new="reserve" not in self._disk.names(self._folder))
+        try:
+            size = len(self._disk.read(path))
+            if size < RESERVE_BYTES:
+                self._disk.append(handle, b"\0" * (RESERVE_BYTES - size))
+            self._reserved = True
+        except OSError as failed:
+            if failed.errno not in _FULL:
+                raise
+            self._disk.truncate(handle, 0)
+        finally:
+            self._disk.close(handle)
 
     def take_dropped(self) -> dict[bytes, int]:
-        """Parcels per key that were thrown out or damaged since the last call."""
+        """Parcels per key that were given up or damaged since the last call; b"" where damage hides whose."""
         dropped, self._dropped = self._dropped, Counter()
+        for lane in self._lanes.values():
+            if lane.damaged:
+                dropped[b""] += lane.damaged
+                lane.damaged = 0
         return dropped
 
     def take_notices(self) -> list[str]:
         """Sentences about what happened to the spool since the last call."""
-        notices, self.notices = self.notices, []
+        notices, self._notices = self._notices, []
+        for lane in self._lanes.values():
+            notices += lane.notices
+            lane.notices.clear()
         return notices
 
     # -- out ------------------------------------------------------------------------------------------------------
 
     def read(self, priority: Priority, number: int, max_records: int, max_bytes: int) -> list[Parcel]:
-        """Parcels from a number on, out of one segment; at least one where there is one."""
-        lane = self._lanes[priority]
-        segment = next((s for s in lane.segments if s.first <= number < s.end), None)
-        if segment is None:
-            return []
-        cursor = lane.cursor
-        if cursor.number != number or cursor.segment != segment.first:
-            skipped = list(zip(range(segment.first, number), frames(segment.path.read_bytes(), priority), strict=False))
-            cursor = _Cursor(number, segment.first, skipped[-1][1].end if skipped else 0)
-        with _disk(self._folder), segment.path.open("rb") as file:
-            file.seek(cursor.offset)
-            data = file.read(max_bytes)
-            parcels: list[Parcel] = []
-            end = 0
-            for found in frames(data, priority):
-                parcels.append(found.parcel)
-                end = found.end
-                if len(parcels) == max_records:
-                    break
-            if not parcels:  # the next one alone is larger
-                file.seek(cursor.offset)
-                for found in frames(file.read(MAX_FRAME_BYTES + HEAD), priority):
-                    parcels, end = [found.parcel], found.end
-                    break
-        lane.cursor = _Cursor(number + len(parcels), segment.first, cursor.offset + end)
-        return parcels
+        """Parcels from a number on, out of one segment; none where that number is damaged, and `next` knows better."""
+        with self._changed, self._disk_errors():
+            return self._lanes[priority].read(number, max_records, max_bytes)
 
     def ack(self, priority: Priority, parcels: Sequence[Parcel]) -> None:
         """Forget the next so many parcels of a lane."""
         lane = self._lanes[priority]
-        lane.acked += len(parcels)
-        lane.waiting_bytes -= sum(map(frame_bytes, parcels))
-        with _disk(self._folder):
-            self._keep_acked(lane)
-            if lane.segments and lane.segments[0].end <= lane.acked and len(lane.segments) > 1:
-                self._remove_acked(lane)
+        with self._changed, self._disk_errors():
+            lane.acknowledge(len(parcels), sum(map(frame_bytes, parcels)))
+            lane.remove_done()
 
-    def _keep_acked(self, lane: _Lane) -> None:
-        # not synced: after a power cut some parcels go out twice, which their identity takes care of
-        number = struct.pack("<Q", lane.acked)
-        os.pwrite(lane.acked_fd, number + struct.pack("<I", zlib.crc32(number)), 0)
+    # -- to the disk ------------------------------------------------------------------------------------------------
 
-    def _remove_acked(self, lane: _Lane) -> None:
-        while len(lane.segments) > 1 and lane.segments[0].end <= lane.acked:
-            segment = lane.segments.pop(0)
-            segment.path.unlink(missing_ok=True)
-            self._used -= segment.size
-        self._keep_acked(lane)
+    def _commit(self, lane: Lane, end: int) -> None:
+        """Wait until everything below a number is on the disk. Who comes first forces it there for all who wait."""
+        while True:
+            with self._changed:
+                while lane.synced < end and lane.priority in self._syncing:
+                    self._changed.wait()
+                self._check()
+                if lane.synced >= end:
+                    return
+                self._syncing.add(lane.priority)
+                force = lane.begin_sync()
+            self._force(lane, force)
 
-    # -- life -----------------------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Write everything out and let go."""
-        self._stop.set()
-        if self._syncer is not None:
-            self._syncer.join()
-            self._sync()
-        for lane in self._lanes.values():
-            if lane.fd >= 0:
-                if self._fsync != "never":
-                    with _disk(self._folder):
-                        os.fsync(lane.fd)
-                os.close(lane.fd)
-                lane.fd = -1
-            os.close(lane.acked_fd)
-        os.close(self._lock)
+    def _force(self, lane: Lane, force: Callable[[], int]) -> None:
+        synced, failed = -1, None
+        try:
+            synced = force()
+        except OSError as cause:
+            failed = cause
+        with self._changed:
+            self._syncing.discard(lane.priority)
+            self._failed = self._failed or failed
+            lane.synced = max(lane.synced, synced)
+            self._changed.notify_all()
 
     def _sync_now_and_then(self, every_s: float) -> None:
         while not self._stop.wait(every_s):
@@ -322,78 +474,33 @@ class FileSpool:
 
     def _sync(self) -> None:
         """Force to disk what was written since the last time."""
-        fds = [self._retired.popleft() for _ in range(len(self._retired))]
         for lane in self._lanes.values():
-            if lane.dirty and lane.fd >= 0:
-                lane.dirty = False
-                with contextlib.suppress(OSError):  # closed by the other thread just now: then it is among the retired
-                    fds.append(os.dup(lane.fd))
-                    fds.append(os.open(lane.folder, os.O_RDONLY))
-        for fd in fds:
+            with self._changed:
+                if self._failed is not None or (lane.synced == lane.end and not lane.names_dirty):
+                    continue
+                force = lane.begin_sync()
+            self._force(lane, force)
+
+    def close(self) -> None:
+        """Write everything out and let go. Raises SpoolError: the disk failed."""
+        self._stop.set()
+        if self._syncer is not None:
+            self._syncer.join()
+        with self._disk_errors():
             try:
-                os.fsync(fd)
-            except OSError as failed:
-                self._failed = failed
+                for lane in self._lanes.values():
+                    lane.close()
             finally:
-                os.close(fd)
+                self._disk.close(self._lock)
 
-    def _open_lane(self, priority: Priority) -> _Lane:
-        lane = _Lane(priority, self._folder / _NAMES[priority])
-        lane.folder.mkdir(exist_ok=True)
-        lane.acked_fd = os.open(lane.folder / "acked", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        raw = os.pread(lane.acked_fd, _ACKED.size, 0)
-        if len(raw) == _ACKED.size and zlib.crc32(raw[:8]) == _ACKED.unpack(raw)[1]:
-            lane.acked = _ACKED.unpack(raw)[0]
-        paths = sorted(lane.folder.glob("*.seg"))
-        for at, path in enumerate(paths):
-            self._open_segment(lane, path, last=at == len(paths) - 1)
-        if lane.segments:
-            lane.acked = min(max(lane.acked, lane.segments[0].first), lane.end)
-            lane.fd = os.open(lane.segments[-1].path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            self._remove_acked(lane)
-        return lane
-
-    def _open_segment(self, lane: _Lane, path: Path, *, last: bool) -> None:
-        named = int(path.stem)
-        if lane.segments and named > lane.next_name:  # the segment before lost its tail
-            self._dropped[b""] += named - lane.next_name
-        data = path.read_bytes()
-        # Numbers follow each other without holes even behind damage, so they may be lower than the names say. That
-        # errs on the safe side: after one more restart something that has arrived may go out again.
-        segment = _Segment(path, lane.end if lane.segments else named)
-        for found in frames(data, lane.priority):
-            if segment.end >= lane.acked:
-                lane.waiting_bytes += frame_bytes(found.parcel)
-                self.waiting_by_key[found.parcel.key] += 1
-            segment.count += 1
-            segment.size = found.end
-        if segment.size < len(data):
-            what = "a torn record at the end of" if last else "damage in"
-            self.notices.append(f"{what} {path} was cut off: {len(data) - segment.size} bytes")
-            with path.open("r+b") as file:
-                file.truncate(segment.size)
-                os.fsync(file.fileno())
-        self._used += segment.size
-        lane.segments.append(segment)
-        lane.next_name = named + segment.count
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        raise SpoolError(
-            "the spool's disk failed",
-            spool=str(folder),
-            cause=str(cause),
-            fix="free space or mend the disk, then restart",
-        ) from cause
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as cause:
+            raise SpoolError(
+                "the spool's disk failed",
+                spool=str(self._folder),
+                cause=str(cause),
+                fix="free space or mend the disk, then restart",
+            ) from cause
