@@ -204,7 +204,9 @@ def _scores(scorer: Scorer, windows: Floats, devices: Sequence[str]) -> list[flo
     try:
         scores: list[float | str] = scorer.score(windows, devices).tolist()
         return scores
-    except ModelError:
+    except Exception as failed:  # one window must not end the job, nor keep the others of its chunk from an answer
+        if not isinstance(failed, ModelError):
+            log.warning("the heavy model %s failed: %s: %s", scorer.manifest.name, type(failed).__name__, failed)
         scores = [_score(scorer, windows[at : at + 1], device) for at, device in enumerate(devices)]
     refused = [why for why in scores if isinstance(why, str)]
     if refused:
@@ -217,3 +219,5 @@ def _score(scorer: Scorer, window: Floats, device: str) -> float | str:
         return float(scorer.score(window, [device])[0])
     except ModelError as why:
         return str(why)[:500]
+    except Exception as failed:  # as above
+        return f"{type(failed).__name__}: {failed}"[:500]

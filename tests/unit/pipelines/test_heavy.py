@@ -77,6 +77,24 @@ def test_a_window_that_the_model_refuses_falls_back_alone(shelf: FolderShelf) ->
     assert (made[1].outcome, made[1].verdict) == (Outcome.ANOMALY, Verdict.CONFIRMED)
 
 
+class Throwing(Counting):
+    """A runtime that fails, as no model should, where a window of the batch is 9 throughout."""
+
+    def run(self, outputs: Any, feeds: Any) -> Any:
+        if (feeds["features"] == 9.0).any():
+            raise MemoryError("a tensor of 2**40 elements")
+        return super().run(outputs, feeds)
+
+
+def test_a_window_on_which_the_runtime_throws_falls_back_alone_and_the_rest_is_answered(shelf: FolderShelf) -> None:
+    scorer = shelf.heavy("tiny")
+    assert scorer is not None
+    scorer._runtime = Throwing(scorer)
+    made = judge_events([make.event(seq=seq, value=9.0 if seq == 1 else 3.0) for seq in range(4)], shelf)
+    assert [d.decided_by is DecidedBy.EDGE for d in made] == [False, True, False, False]
+    assert "a tensor of 2**40 elements" in made[1].reason
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_a_window_whose_score_is_not_finite_does_not_take_its_batch_with_it(shelf: FolderShelf) -> None:
     scorer = shelf.heavy("tiny")
