@@ -90,6 +90,7 @@ class Dedupe:
         #: the middle of a topic and nobody knows what came before.
         self.from_the_beginning = True
         self._memories: dict[_Who, _Memory] = {}
+        self._most_bytes = 2 * keep * _ENTRY.size  # of one device, before it is shortened
         self._changed: set[_Who] = set()
 
     def __len__(self) -> int:
@@ -109,12 +110,13 @@ class Dedupe:
         memory = self._memories.get(who)
         if memory is None:
             memory = self._memories[who] = _Memory(self.from_the_beginning)
+            self._most_bytes = 2 * self._kept() * _ENTRY.size
         if this > memory.newest:
             memory.newest = this
             memory.entries += _ENTRY.pack(boot_epoch, seq, offset, zlib.crc32(payload))
             memory.fresh += 1
             self._changed.add(who)
-            if len(memory.entries) > 2 * self._kept() * _ENTRY.size:
+            if len(memory.entries) > self._most_bytes:
                 self._shorten(memory)
             return Seen.NEW
         place, crc = memory.find(this)
@@ -127,6 +129,7 @@ class Dedupe:
     def learn(self, topic: str, device: str, last: Last) -> None:
         """Take over what an earlier run knew of a device; nothing where this one knows as much."""
         memory = self._memories.setdefault((topic, device), _Memory(whole=False))
+        self._most_bytes = 2 * self._kept() * _ENTRY.size
         if (this := (last.boot_epoch, last.seq)) > memory.newest:
             memory.newest = this
             memory.entries += _ENTRY.pack(last.boot_epoch, last.seq, last.offset, last.crc)
@@ -202,6 +205,7 @@ class Dedupe:
             ascending = sorted(known)
             memory.newest = ascending[-1]
             memory.entries = bytearray(b"".join(known[this] for this in ascending[-2 * out._keep :]))
+        out._most_bytes = 2 * out._kept() * _ENTRY.size
         return out
 
 
