@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.io.trail import FOLDER, Isolation, read_step
-from schemas.errors import EXIT_CODES, ConfigError, ModelError, PipelineError, TooManyFailed
+from schemas.errors import EXIT_CODES, ConfigError, LeaseError, ModelError, PipelineError, TooManyFailed
 
 log = logging.getLogger(__name__)
 
 #: A child that ends like this would end like this again.
-FINAL_CODES = frozenset({2, EXIT_CODES[ConfigError], EXIT_CODES[ModelError], EXIT_CODES[TooManyFailed]})
+FINAL_CODES = frozenset({2, *(EXIT_CODES[family] for family in (ConfigError, LeaseError, ModelError, TooManyFailed))})
 _PR_SET_PDEATHSIG = 1
 
 

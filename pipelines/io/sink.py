@@ -23,7 +23,9 @@ from pipelines.io import bulk
 from pipelines.io import flow as flows
 from pipelines.io.answers import Answers
 from pipelines.io.chunk import Batch, Outgoing, Receipt, WindowAck
+from pipelines.io.trail import innocent
 from schemas.errors import ConfigError, PipelineError, UnavailableError
+from schemas.failpoints import reach
 from schemas.librdkafka import Library
 
 log = logging.getLogger(__name__)
@@ -185,6 +187,7 @@ class _Write(beam.DoFn):
                 deadline_s = time.monotonic() + self._timeout_s
                 for sent in self._sent:
                     sent.wait(deadline_s)
+            reach("sink.sent")
             self._written.inc(self._records)
         for name in {r.flow for r in self._receipts} | {w.flow for w in self._windows}:
             found = flows.find(name)
@@ -215,6 +218,7 @@ class _Write(beam.DoFn):
         try:
             yield
         except (KafkaError, OSError) as cause:
+            innocent()  # no record is to blame when the job ends for this
             raise UnavailableError(
                 f"a batch could not be written: {type(cause).__name__}: {cause}",
                 fix="its records are read and answered again after a restart",

@@ -108,15 +108,20 @@ def load(
 
 
 class Topic:
-    """Where a topic ends, and what is in it from a point on."""
+    """Where a topic ends, and what is in it from a point on. Records are counted: some offsets end transactions."""
 
     def __init__(self, servers: str, name: str) -> None:
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=servers, auto_offset_reset="earliest", isolation_level="read_committed"
+        self._consumer, self._counter = (
+            KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest", isolation_level="read_committed")
+            for _ in range(2)
         )
         self._parts = [TopicPartition(name, p) for p in sorted(self._consumer.partitions_for_topic(name) or ())]
         self._consumer.assign(self._parts)
         self.begun = self.ends()
+        self._counter.assign(self._parts)
+        for part, offset in self.begun.items():
+            self._counter.seek(part, offset)
+        self._grown = 0
 
     def ends(self) -> dict[TopicPartition, int]:
         """End of each partition."""
@@ -125,7 +130,9 @@ class Topic:
 
     def grown(self) -> int:
         """Records since this object was made."""
-        return sum(self.ends().values()) - sum(self.begun.values())
+        while records := sum(map(len, self._counter.poll(timeout_ms=0, max_records=20_000).values())):
+            self._grown += records
+        return self._grown
 
     def read(self) -> list[Any]:
         """What came since this object was made."""
@@ -141,6 +148,7 @@ class Topic:
     def close(self) -> None:
         """Let go."""
         self._consumer.close()
+        self._counter.close()
 
 
 def check_decisions(records: list[Any], loaded: Loaded) -> dict[str, Any]:
