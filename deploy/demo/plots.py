@@ -1,4 +1,4 @@
-"""The report's plots as plain SVG: one device each, over the readings it replayed. Pure.
+"""The report's plots: one device each, over the readings it replayed. Pure.
 
 Upper panel: the signal, with the labelled anomalies shaded (the labels are only ever used here and in the trainer's
 evaluation). Lower panel, logarithmic: scores of the edge model as far as they were sent (events, and the audit sample),
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
+from deploy import svg
 from schemas.records import Floats, Outcome, Verdict
 
 WIDTH, SIGNAL_HEIGHT, SCORE_HEIGHT, LEFT, GAP = 1080, 110, 150, 56, 22
-#: Most points of a line: each bucket keeps its smallest and its largest value, so no spike is lost.
-BUCKETS = 540
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def runs(labels: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def svg(plot: DevicePlot) -> str:
-    """The picture. Everything in it is a number or one of our own words, so nothing needs escaping."""
+def draw(plot: DevicePlot) -> Markup:
+    """The picture."""
     readings = max(len(plot.signal), 1)
     bottom = SIGNAL_HEIGHT + GAP + SCORE_HEIGHT
 
@@ -78,44 +78,27 @@ def svg(plot: DevicePlot) -> str:
         return LEFT + (WIDTH - LEFT - 8) * at / readings
 
     out = [
-        _element("rect", cls="label", x=x(first), y=0, width=max(x(last + 1) - x(first), 1), height=bottom)
+        svg.tag("rect", "label", x=x(first), y=0, width=max(x(last + 1) - x(first), 1), height=bottom)
         for first, last in plot.labelled
     ]
     for channel in range(plot.signal.shape[1]):
-        out += [_element("path", cls=f"signal s{channel % 8}", d=_line(plot.signal[:, channel], x))]
-    out += [_text("axis", 4, 12, "signal"), *_scores(plot, x, SIGNAL_HEIGHT + GAP)]
+        out += [svg.line(f"signal s{channel % 8}", _line(plot.signal[:, channel], x))]
+    out += [svg.text("axis", 4, 12, "signal"), *_scores(plot, x, SIGNAL_HEIGHT + GAP)]
     for at, version in plot.swaps:
-        out += [_element("line", cls="swap", x1=x(at), x2=x(at), y1=0, y2=bottom)]
-        out += [_text("axis", x(at) + 4, SIGNAL_HEIGHT + 14, f"model version {version}")]
+        out += [svg.tag("line", "swap", x1=x(at), x2=x(at), y1=0, y2=bottom)]
+        out += [svg.text("axis", x(at) + 4, SIGNAL_HEIGHT + 14, f"model version {version}")]
     ticks = [share * readings for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    out += [_text("axis tick", x(at), bottom + 16, f"{at:,.0f}") for at in ticks]
-    box = f"0 0 {WIDTH} {bottom + 24}"
-    return f'<svg viewBox="{box}" role="img" preserveAspectRatio="none">{"".join(out)}</svg>'
+    out += [svg.text("axis tick", x(at), bottom + 16, f"{at:,.0f}") for at in ticks]
+    return svg.picture(WIDTH, bottom + 24, out, preserveAspectRatio="none")
 
 
-def _element(tag: str, *, cls: str, **attributes: float | str) -> str:
-    given = (f'{k}="{v:.1f}"' if isinstance(v, float) else f'{k}="{v}"' for k, v in attributes.items())
-    return f'<{tag} class="{cls}" {" ".join(given)}/>'
-
-
-def _text(cls: str, x: float, y: float, words: str) -> str:
-    return f'<text class="{cls}" x="{x:.1f}" y="{y:.1f}">{words}</text>'
-
-
-def _line(values: Floats, x: Callable[[float], float]) -> str:
+def _line(values: Floats, x: Callable[[float], float]) -> list[tuple[float, float]]:
     low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
     span = (high - low) or 1.0
-    size = max(1, math.ceil(len(values) / BUCKETS))
-    points = []
-    for start in range(0, len(values), size):
-        part = values[start : start + size]
-        for at in sorted({int(part.argmin()), int(part.argmax())}):
-            y = 4 + (SIGNAL_HEIGHT - 8) * (1 - (float(part[at]) - low) / span)
-            points.append(f"{x(start + at):.1f},{y:.1f}")
-    return "M" + "L".join(points) if points else ""
+    return [(x(at), 4 + (SIGNAL_HEIGHT - 8) * (1 - (value - low) / span)) for at, value in svg.extremes(values)]
 
 
-def _scores(plot: DevicePlot, x: Callable[[float], float], top: float) -> list[str]:
+def _scores(plot: DevicePlot, x: Callable[[float], float], top: float) -> list[Markup]:
     levels = [v for s in plot.steps for v in (s.escalate_at, s.raise_at)]
     seen = [v for v in [*levels, *(m.score for m in plot.marks)] if v > 0]
     if not seen:
@@ -126,19 +109,17 @@ def _scores(plot: DevicePlot, x: Callable[[float], float], top: float) -> list[s
         at = (math.log10(max(value, 10**low)) - low) / ((high - low) or 1.0)
         return top + SCORE_HEIGHT * (1 - min(max(at, 0.0), 1.0))
 
-    out = [_element("rect", cls="frame", x=LEFT, y=top, width=WIDTH - LEFT - 8, height=SCORE_HEIGHT)]
+    out = [svg.tag("rect", "frame", x=LEFT, y=top, width=WIDTH - LEFT - 8, height=SCORE_HEIGHT)]
     for tick in (10.0**exponent for exponent in range(math.ceil(low), math.floor(high) + 1)):
-        out += [_element("line", cls="grid", x1=LEFT, x2=WIDTH - 8, y1=y(tick), y2=y(tick))]
-        out += [_text("axis", 4, y(tick) + 4, f"{tick:g}")]
+        out += [svg.tag("line", "grid", x1=LEFT, x2=WIDTH - 8, y1=y(tick), y2=y(tick))]
+        out += [svg.text("axis", 4, y(tick) + 4, f"{tick:g}")]
     ends = [*(s.at for s in plot.steps[1:]), len(plot.signal)]
     for name in ("escalate_at", "raise_at"):
         corners = [
-            f"{x(at):.1f},{y(getattr(step, name)):.1f}"
-            for step, end in zip(plot.steps, ends, strict=True)
-            for at in (step.at, end)
+            (x(at), y(getattr(step, name))) for step, end in zip(plot.steps, ends, strict=True) for at in (step.at, end)
         ]
-        out += [_element("path", cls=name.removesuffix("_at"), d="M" + "L".join(corners))] if corners else []
+        out.append(svg.line(name.removesuffix("_at"), corners))
     for mark in plot.marks:
         radius = 1.6 if mark.kind == "audit" else 2.8
-        out += [_element("circle", cls=mark.kind, cx=x(mark.at), cy=y(mark.score), r=radius)]
+        out += [svg.tag("circle", mark.kind, cx=x(mark.at), cy=y(mark.score), r=radius)]
     return out

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jinja2 import Environment
-from markupsafe import Markup
 
 from deploy.demo.observer import Seen
-from deploy.demo.plots import DevicePlot, Mark, Step, kind_of, runs, svg
+from deploy.demo.plots import DevicePlot, Mark, Step, draw, kind_of, runs
 from deploy.demo.recordings import DemoDevice
+from deploy.page import render, write_page
 from schemas.container import read
 from schemas.manifest import Manifest, parse_manifest
 from schemas.records import Outcome, SensorBlock, Verdict
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 EVALUATION = ("edge_auc", "heavy_auc", "random_auc", "constant_auc", "edge_ap", "heavy_ap", "random_ap", "constant_ap")
 LATENCIES = (
     ("last reading of a window – provisional decision at the edge", "edge_latency_ms"),
@@ -33,8 +31,8 @@ def write_report(
     """Write report.json and report.html. `packages`: folders of the model packages that were published."""
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
     manifests = [parse_manifest((package / "manifest.json").read_bytes()) for package in packages]
-    environment = Environment(autoescape=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(
+    page = render(
+        "demo/report.html.j2",
         r=figures | {"ok": not figures["findings"]},
         figures=_headline(figures),
         latencies=[(name, figures[key]) for name, key in LATENCIES],
@@ -42,7 +40,7 @@ def write_report(
         evaluation_names=EVALUATION,
         devices=[_device(device, figures, seen, manifests) for device in devices],
     )
-    (folder / "report.html").write_text(page)
+    write_page(folder / "report.html", page)
 
 
 def _headline(f: dict[str, Any]) -> list[tuple[str, str]]:
@@ -76,7 +74,7 @@ def _device(device: DemoDevice, figures: dict[str, Any], seen: Seen, manifests: 
             a.accepted and (who, kind) == (device.device_id, "THRESHOLDS") for (who, kind, _), a in seen.applied.items()
         ),
         "model": figures["models"][device.device_id],
-        "svg": Markup(svg(plot_of(device, seen, manifests, sensed))),  # noqa: S704  # numbers and our own words only
+        "svg": draw(plot_of(device, seen, manifests, sensed)),
     }
 
 

@@ -1,46 +1,16 @@
-"""Pages that stand alone: one file, no script, nothing from anywhere else. Everything from records is escaped."""
+"""The page of one event."""
 
 from __future__ import annotations
 
-import functools
-import os
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.explain import plots, text
 from deploy.explain.trace import Trace
+from deploy.page import render, write_page
 from deploy.text import duration, utc
-from schemas.errors import ConfigError
 
 #: Most channels that a page draws.
 CHANNELS = 64
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"utc": utc, "duration": duration}
-    return environment
-
-
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder."""
-    return _environment().get_template(template).render(**values)
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write it whole or not at all. Raises ConfigError: it cannot be written."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as cause:
-        raise ConfigError("the page cannot be written", file=str(path), cause=cause.strerror) from None
 
 
 def write(trace: Trace, path: Path) -> None:
@@ -60,7 +30,7 @@ def write(trace: Trace, path: Path) -> None:
     ]
     told = trace.event or trace.decision or trace.sample
     page = render(
-        "event.html.j2",
+        "explain/event.html.j2",
         title=trace.identity.event_id,
         cohort=told.cohort if told else None,
         summary=text.headline(trace),

@@ -1,4 +1,4 @@
-"""Plots as plain SVG, for pages that stand alone. Words from records are escaped here; the rest is ours. Pure."""
+"""Plots of what was recorded: a device over time, a window, counts. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from deploy import svg
+from deploy.svg import BUCKETS, extremes
 from deploy.text import utc
 
 WIDTH, LEFT, RIGHT = 1080, 64, 8
 PANEL, SCORES, GAP = 120, 140, 24
-#: Most buckets of a line; each keeps its smallest and its largest value, so no spike is lost.
-BUCKETS = 540
 #: Most channels drawn over each other, and most dots of one kind.
 CHANNELS, DOTS = 8, 1500
 Array = npt.NDArray[Any]
@@ -67,16 +67,16 @@ def over_time(picture: Picture) -> Markup:
 
     has_scores = bool(picture.dots)
     bottom = PANEL + (GAP + SCORES if has_scores else 0)
-    out = [_tag("rect", "label", x=x(a), y=0, width=max(x(b) - x(a), 1.0), height=bottom) for a, b in picture.shaded]
-    out += [_text("axis", 4, 12, "signal")]
+    out = [svg.tag("rect", "label", x=x(a), y=0, width=max(x(b) - x(a), 1.0), height=bottom) for a, b in picture.shaded]
+    out += [svg.text("axis", 4, 12, "signal")]
     for channel in range(min(CHANNELS, picture.low.shape[1] if picture.low.ndim == 2 else 0)):
-        line = _band(picture.times, picture.low[:, channel], picture.high[:, channel], x)
-        title = Markup("<title>{}</title>").format(picture.channels[channel] if channel < len(picture.channels) else "")
-        out.append(Markup('<path class="signal s{}" d="{}">{}</path>').format(channel % 8, line, title))
+        points = _band(picture.times, picture.low[:, channel], picture.high[:, channel], x)
+        title = picture.channels[channel] if channel < len(picture.channels) else ""
+        out.append(svg.line(f"signal s{channel % 8}", points, title=title))
     if has_scores:
         out += _scores(picture, x, PANEL + GAP, last)
     out += [
-        _text(
+        svg.text(
             f"axis {'tick' if share else ''}",
             x(first + share * span),
             bottom + 16,
@@ -84,7 +84,7 @@ def over_time(picture: Picture) -> Markup:
         )
         for share in (0.0, 0.33, 0.66, 1.0)
     ]
-    return _svg(bottom + 24, out)
+    return svg.picture(WIDTH, bottom + 24, out)
 
 
 def window(values: Array, channels: Sequence[str], width: int = WIDTH) -> Markup:
@@ -97,16 +97,14 @@ def window(values: Array, channels: Sequence[str], width: int = WIDTH) -> Markup
         column = values[:, number].astype(np.float64)
         finite = column[np.isfinite(column)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-        out.append(_text("axis", 4, top + 12, f"{name}: {low:.5g} to {high:.5g}"))
+        out.append(svg.text("axis", 4, top + 12, f"{name}: {low:.5g} to {high:.5g}"))
         span = (high - low) or 1.0
         points = [
-            f"{4 + (width - 8) * at / n:.1f},{top + pad + (height - 4) * (1 - (value - low) / span):.1f}"
-            for at, value in _thinned(column)
+            (4 + (width - 8) * at / n, top + pad + (height - 4) * (1 - (value - low) / span))
+            for at, value in extremes(column)
         ]
-        out.append(
-            Markup('<path class="signal s{}" d="{}"/>').format(number % 8, "M" + "L".join(points) if points else "")
-        )
-    return _svg(len(channels) * (height + pad) + 4, out, width)
+        out.append(svg.line(f"signal s{number % 8}", points))
+    return svg.picture(width, len(channels) * (height + pad) + 4, out)
 
 
 def bars(counts: Sequence[tuple[str, int]]) -> Markup:
@@ -115,26 +113,19 @@ def bars(counts: Sequence[tuple[str, int]]) -> Markup:
     out = []
     for row, (name, count) in enumerate(counts):
         y = row * 22
-        out += [_tag("rect", "bar", x=260.0, y=float(y + 3), width=max(1.0, 640 * count / most), height=14.0)]
-        out += [_text("axis", 4, y + 14, name[:40]), _text("axis", 268 + 640 * count / most, y + 14, f"{count:,}")]
-    return _svg(22 * len(counts) + 4, out)
+        out += [svg.tag("rect", "bar", x=260.0, y=float(y + 3), width=max(1.0, 640 * count / most), height=14.0)]
+        out += [
+            svg.text("axis", 4, y + 14, name[:40]),
+            svg.text("axis", 268 + 640 * count / most, y + 14, f"{count:,}"),
+        ]
+    return svg.picture(WIDTH, 22 * len(counts) + 4, out)
 
 
-def _thinned(column: Array) -> Iterable[tuple[int, float]]:
-    size = max(1, math.ceil(len(column) / BUCKETS))
-    for start in range(0, len(column), size):
-        part = column[start : start + size]
-        usable = np.flatnonzero(np.isfinite(part))
-        if len(usable):
-            for at in sorted({int(usable[part[usable].argmin()]), int(usable[part[usable].argmax()])}):
-                yield start + at, float(part[at])
-
-
-def _band(times: Array, low: Array, high: Array, x: Callable[[float], float]) -> str:
+def _band(times: Array, low: Array, high: Array, x: Callable[[float], float]) -> list[tuple[float, float]]:
     both = np.concatenate([low, high])
     finite = both[np.isfinite(both)]
     if not len(finite):
-        return ""
+        return []
     least, most = float(finite.min()), float(finite.max())
     span = (most - least) or 1.0
     size = max(1, math.ceil(len(times) / BUCKETS))
@@ -146,8 +137,8 @@ def _band(times: Array, low: Array, high: Array, x: Callable[[float], float]) ->
         at = x(float(times[start]))
         ends = [float(np.nanmin(lows)), float(np.nanmax(highs))]
         ends = ends if ends[0] != ends[1] else ends[:1]
-        points += [f"{at:.1f},{4 + (PANEL - 8) * (1 - (value - least) / span):.1f}" for value in ends]
-    return "M" + "L".join(points) if points else ""
+        points += [(at, 4 + (PANEL - 8) * (1 - (value - least) / span)) for value in ends]
+    return points
 
 
 def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int) -> list[Markup]:
@@ -163,25 +154,24 @@ def _scores(picture: Picture, x: Callable[[float], float], top: float, last: int
     def y(value: float) -> float:
         return top + SCORES * (1 - min(max((scale(_within_reason(value)) - low) / span, 0.0), 1.0))
 
-    out = [_tag("rect", "frame", x=float(LEFT), y=top, width=float(WIDTH - LEFT - RIGHT), height=float(SCORES))]
-    out += [_text("axis", 4, top - 6, "score, logarithmic" if is_log else "score")]
+    out = [svg.tag("rect", "frame", x=float(LEFT), y=top, width=float(WIDTH - LEFT - RIGHT), height=float(SCORES))]
+    out += [svg.text("axis", 4, top - 6, "score, logarithmic" if is_log else "score")]
     powers = range(math.ceil(low), math.floor(high) + 1)
     ticks = [10.0**e for e in powers[:: len(powers) // 10 + 1]] if is_log else np.linspace(low, high, 5)[1:-1].tolist()
     for tick in ticks:
-        out += [_tag("line", "grid", x1=float(LEFT), x2=float(WIDTH - RIGHT), y1=y(tick), y2=y(tick))]
-        out += [_text("axis", 4, y(tick) + 4, f"{tick:.3g}")]
+        out += [svg.tag("line", "grid", x1=float(LEFT), x2=float(WIDTH - RIGHT), y1=y(tick), y2=y(tick))]
+        out += [svg.text("axis", 4, y(tick) + 4, f"{tick:.3g}")]
     ends = [*(level.at_us for level in picture.levels[1:]), last][: len(picture.levels)]
     for name in ("escalate_at", "raise_at"):
         corners = [
-            f"{x(at):.1f},{y(getattr(level, name)):.1f}"
+            (x(at), y(getattr(level, name)))
             for level, end in zip(picture.levels, ends, strict=True)
             for at in (level.at_us, end)
         ]
-        if corners:
-            out.append(Markup('<path class="{}" d="{}"/>').format(name.removesuffix("_at"), "M" + "L".join(corners)))
+        out.append(svg.line(name.removesuffix("_at"), corners))
     for dot in picture.dots:
         radius = 1.6 if dot.kind == "audit" else 2.6
-        out.append(_tag("circle", dot.kind, cx=x(dot.at_us), cy=y(dot.score), r=radius))
+        out.append(svg.tag("circle", dot.kind, cx=x(dot.at_us), cy=y(dot.score), r=radius))
     return out
 
 
@@ -200,17 +190,3 @@ def thinned(dots: Iterable[Dot], most: int = DOTS) -> list[Dot]:
         size = max(1, math.ceil(len(kind) / most))
         out += [max(kind[at : at + size], key=lambda d: d.score) for at in range(0, len(kind), size)]
     return out
-
-
-def _svg(height: float, parts: Iterable[Markup], width: int = WIDTH) -> Markup:
-    head = Markup('<svg viewBox="0 0 {} {}" role="img">').format(width, round(height))
-    return head + Markup("").join(parts) + Markup("</svg>")
-
-
-def _tag(tag: str, kind: str, **numbers: float) -> Markup:
-    given = " ".join(f'{name}="{value:.1f}"' for name, value in numbers.items())
-    return Markup(f'<{tag} class="{escape(kind)}" {given}/>')  # noqa: S704  # numbers, and our own names
-
-
-def _text(kind: str, x: float, y: float, words: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, words)

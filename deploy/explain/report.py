@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from deploy.explain import plots
-from deploy.explain.page import render, write_page
 from deploy.explain.survey import Device, Survey
+from deploy.page import render, write_page
 from deploy.recording.files import everything
 from deploy.text import duration, safe, utc
 
@@ -72,7 +72,7 @@ def write(seen: Survey, found: dict[str, Any], paths: Sequence[Path], out: Path)
     """The page. Raises ConfigError: it cannot be written."""
     devices = sorted(seen.devices.values(), key=lambda d: (-d.events, d.device_id))
     page = render(
-        "report.html.j2",
+        "explain/report.html.j2",
         title=", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else ""),
         r=found,
         headline=_headline(found),

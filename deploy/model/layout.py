@@ -95,7 +95,8 @@ def _of_two(
             channels is None or wide is None or channels == wide
         )
 
-    ways: list[Layout] = [name for name, ok in (("rows", fits(first, second)), ("channels", fits(second, first))) if ok]  # type: ignore[misc]
+    both: tuple[tuple[Layout, bool], ...] = (("rows", fits(first, second)), ("channels", fits(second, first)))
+    ways = [name for name, ok in both if ok]
     if told is not None:
         ways = [way for way in ways if way == told]
     if not ways:

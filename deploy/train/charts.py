@@ -1,7 +1,4 @@
-"""The report's charts as plain SVG: distributions of scores, and curves of what a threshold buys. Pure.
-
-Every word in them is ours and everything else is a number, so nothing needs escaping.
-"""
+"""The report's charts: distributions of scores, and curves of what a threshold buys. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
+
+from deploy import svg
 
 Doubles = npt.NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class Level:
     kind: str
 
 
-def histogram(groups: Sequence[tuple[str, Doubles]], levels: Sequence[Level], label: str) -> str:
+def histogram(groups: Sequence[tuple[str, Doubles]], levels: Sequence[Level], label: str) -> Markup:
     """Shares of each group of scores in equal bins, the axis cut where the highest thousandth begins.
 
     Args:
@@ -48,7 +48,7 @@ def histogram(groups: Sequence[tuple[str, Doubles]], levels: Sequence[Level], la
     """
     seen = [scores for _, scores in groups if len(scores)]
     if not seen:
-        return ""
+        return Markup("")
     everything = np.concatenate(seen)
     marks = [level.at for level in levels]
     low = float(min(everything.min(), *marks)) if marks else float(everything.min())
@@ -70,26 +70,26 @@ def histogram(groups: Sequence[tuple[str, Doubles]], levels: Sequence[Level], la
 
     out = []
     for kind, shares in bars:
-        corners = [f"{x(edges[0]):.1f},{y(0.0):.1f}"]
+        corners = [(x(edges[0]), y(0.0))]
         for number, share in enumerate(shares.tolist()):
-            corners += [f"{x(edge):.1f},{y(share):.1f}" for edge in edges[number : number + 2]]
-        corners.append(f"{x(edges[-1]):.1f},{y(0.0):.1f}")
-        out.append(f'<path class="bars {kind}" d="M{"L".join(corners)}Z"/>')
+            corners += [(x(edge), y(share)) for edge in edges[number : number + 2]]
+        corners.append((x(edges[-1]), y(0.0)))
+        out.append(svg.line(f"bars {kind}", corners, closed=True))
     for number, level in enumerate(levels):
         at = x(level.at)
-        out.append(f'<line class="{level.kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        out.append(f'<text class="axis" x="{at + 3:.1f}" y="{TOP + 10 + 13 * number}">{level.name}</text>')
+        out.append(svg.tag("line", level.kind, x1=at, x2=at, y1=TOP, y2=HEIGHT - BOTTOM))
+        out.append(svg.text("axis", at + 3, TOP + 10 + 13 * number, level.name))
     shares_of = [0.0, top / 4, top]
-    out += [f'<text class="axis tick" x="{LEFT - 4}" y="{y(s) + 4:.1f}">{s:.2g}</text>' for s in shares_of]
+    out += [svg.text("axis tick", LEFT - 4, y(s) + 4, f"{s:.2g}") for s in shares_of]
     ticks = np.linspace(low, high, 5)
     out += [
-        f'<text class="axis {side}" x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 14}">{t:.3g}</text>'
+        svg.text(f"axis {side}", x(t), HEIGHT - BOTTOM + 14, f"{t:.3g}")
         for t, side in zip(ticks, ("", "mid", "mid", "mid", "tick"), strict=True)
     ]
     return _picture(out, label, "share of windows")
 
 
-def curves(lines: Sequence[Curve], across: str, up: str) -> str:
+def curves(lines: Sequence[Curve], across: str, up: str) -> Markup:
     """Curves in the unit square."""
 
     def x(value: float) -> float:
@@ -100,18 +100,18 @@ def curves(lines: Sequence[Curve], across: str, up: str) -> str:
 
     out = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        out.append(f'<text class="axis tick" x="{LEFT - 4}" y="{y(tick) + 4:.1f}">{tick:g}</text>')
-        out.append(f'<text class="axis mid" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 14}">{tick:g}</text>')
+        out.append(svg.tag("line", "grid", x1=LEFT, x2=WIDTH - 8, y1=y(tick), y2=y(tick)))
+        out.append(svg.text("axis tick", LEFT - 4, y(tick) + 4, f"{tick:g}"))
+        out.append(svg.text("axis mid", x(tick), HEIGHT - BOTTOM + 14, f"{tick:g}"))
     for line in lines:
         chosen = np.unique(np.linspace(0, len(line.x) - 1, min(POINTS, len(line.x))).astype(int))
-        points = (f"{x(line.x[at]):.1f},{y(line.y[at]):.1f}" for at in chosen.tolist())
-        out.append(f'<path class="curve {line.kind}" d="M{"L".join(points)}"/>')
+        points = ((x(line.x[at]), y(line.y[at])) for at in chosen.tolist())
+        out.append(svg.line(f"curve {line.kind}", points))
     return _picture(out, across, up)
 
 
-def _picture(parts: list[str], across: str, up: str) -> str:
-    frame = f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - 8}" height="{HEIGHT - BOTTOM - TOP}"/>'
-    words = f'<text class="axis mid" x="{(WIDTH + LEFT) / 2:.1f}" y="{HEIGHT - 4}">{across}</text>'
-    words += f'<text class="axis mid" transform="translate(11,{HEIGHT / 2:.0f}) rotate(-90)">{up}</text>'
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{frame}{"".join(parts)}{words}</svg>'
+def _picture(parts: list[Markup], across: str, up: str) -> Markup:
+    frame = svg.tag("rect", "frame", x=LEFT, y=TOP, width=WIDTH - LEFT - 8, height=HEIGHT - BOTTOM - TOP)
+    below = svg.text("axis mid", (WIDTH + LEFT) / 2, HEIGHT - 4, across)
+    beside = svg.text("axis mid", 0, 0, up, transform=f"translate(11,{HEIGHT / 2:.0f}) rotate(-90)")
+    return svg.picture(WIDTH, HEIGHT, [frame, *parts, below, beside], "chart")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from deploy.demo.plots import DevicePlot, Mark, Step, runs, svg
+from deploy.demo.plots import DevicePlot, Mark, Step, draw, runs
+from deploy.page import render
 from deploy.train.charts import Curve, Level, curves, histogram
 from deploy.train.evaluate import Evaluation, Flags, Judged, Picture
 from deploy.train.scoring import Scored
@@ -24,7 +24,6 @@ from schemas.scoring import Scores
 REPORT_FILE = "report.json"
 EVALUATION_FILE = "evaluation.json"
 PAGE_FILE = "report.html"
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 #: Windows of a device that are drawn: those that were passed on first, then evenly.
 MOST_MARKS = 1_500
 _COLUMNS = (
@@ -108,9 +107,9 @@ def page(report: TrainingReport, scored: Scored, judged: Sequence[Judged]) -> st
         [np.zeros(0, np.bool_), *(item.anomalous for item in known if item.anomalous is not None)]
     )
     both = 0 < np.count_nonzero(anomalous) < len(anomalous)
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
     columns = [pair for pair in _COLUMNS if report.evaluation and pair[0] in report.evaluation.pooled]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        "train/report.html.j2",
         m=manifest,
         r=report,
         both=both,
@@ -118,12 +117,12 @@ def page(report: TrainingReport, scored: Scored, judged: Sequence[Judged]) -> st
         columns=[heading for _, heading in columns],
         rows=_rows(report.evaluation, [name for name, _ in columns]),
         histograms=[
-            (title, Markup(_histogram(which, manifest, scored, judged)))  # noqa: S704  our words and numbers only
+            (title, _histogram(which, manifest, scored, judged))
             for which, title in (("edge", "Edge model"), ("heavy", "Heavy model"))
         ],
-        curves=[(title, Markup(picture)) for title, picture in _curves(known, anomalous)] if both else [],  # noqa: S704  as above
+        curves=_curves(known, anomalous) if both else [],
         devices=[
-            (item.device_id, _about(item.picture), Markup(_device(item, item.picture, manifest)))  # noqa: S704  as above
+            (item.device_id, _about(item.picture), _device(item, item.picture, manifest))
             for item in judged
             if item.picture is not None
         ],
@@ -150,7 +149,7 @@ def _cell(name: str, value: float) -> str:
     return f"{value:.3f}" if name.endswith(("_auc", "_ap")) else f"{value:.2%}"
 
 
-def _histogram(which: str, manifest: Manifest, scored: Scored, judged: Sequence[Judged]) -> str:
+def _histogram(which: str, manifest: Manifest, scored: Scored, judged: Sequence[Judged]) -> Markup:
     held = np.concatenate(list((scored.edge if which == "edge" else scored.heavy).values()))
     later, odd = [np.zeros(0)], [np.zeros(0)]
     for item in judged:
@@ -168,7 +167,7 @@ def _histogram(which: str, manifest: Manifest, scored: Scored, judged: Sequence[
     return histogram(groups, levels, "score, a logarithm; higher is less normal")
 
 
-def _curves(known: Sequence[Judged], anomalous: Flags) -> list[tuple[str, str]]:
+def _curves(known: Sequence[Judged], anomalous: Flags) -> list[tuple[str, Markup]]:
     roc, pr = [Curve("chance", np.array([0.0, 1.0]), np.array([0.0, 1.0]))], []
     base = float(np.mean(anomalous))
     pr.append(Curve("chance", np.array([0.0, 1.0]), np.array([base, base])))
@@ -191,7 +190,7 @@ def _about(picture: Picture) -> str:
     return ", ".join(picture.channels) + some + thin
 
 
-def _device(item: Judged, picture: Picture, manifest: Manifest) -> str:
+def _device(item: Judged, picture: Picture, manifest: Manifest) -> Markup:
     levels = manifest.levels_of(item.device_id)
     above = np.flatnonzero(item.edge >= levels.escalate_at)
     chosen = _spread(above, MOST_MARKS * 2 // 3)
@@ -205,7 +204,7 @@ def _device(item: Judged, picture: Picture, manifest: Manifest) -> str:
         )
         for at in np.sort(np.concatenate([chosen, rest])).tolist()
     ]
-    return svg(
+    return draw(
         DevicePlot(
             item.device_id,
             picture.channels,

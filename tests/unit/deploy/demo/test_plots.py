@@ -6,14 +6,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from deploy.demo.plots import BUCKETS, DevicePlot, Mark, Step, kind_of, runs, svg
+from deploy.demo import plots
+from deploy.demo.plots import DevicePlot, Mark, Step, kind_of, runs
+from deploy.svg import BUCKETS
 from schemas.records import Outcome, Verdict
 
 NAMES = ["c0", "c1"]
 
 
 def draw(plot: DevicePlot) -> ElementTree.Element:
-    return ElementTree.fromstring(svg(plot))
+    return ElementTree.fromstring(plots.draw(plot))
 
 
 def test_every_mark_step_label_and_swap_is_drawn() -> None:

@@ -281,7 +281,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_recordings_say(recording: 
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert page.count("<svg") == 5  # two distributions, ROC, precision and recall, one device
-    assert "http" not in page
+    assert "://" not in page
     assert "NaN" not in page.replace("–", "")
     evaluation = json.loads((tmp_path / "p" / "evaluation.json").read_text())
     assert evaluation["false_alarms"]["stated"] == "0.5%"
