@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.command import tidegate
 
 pytestmark = [pytest.mark.kafka, pytest.mark.prism, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -21,8 +21,7 @@ KEYS = {
 
 def test_the_loop_closes_on_recorded_data_and_the_books_balance(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    command = [sys.executable, "-m", "deploy", "demo", "--seconds", "30", "--folder", str(folder), "-o", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=380, check=False)
+    done = tidegate("demo", "--seconds", "30", "--folder", folder, "-o", "json", timeout_s=380)
     assert done.returncode == 0, done.stderr[-6000:]
     figures = json.loads(done.stdout)
     assert figures.keys() >= KEYS
@@ -37,14 +36,13 @@ def test_the_loop_closes_on_recorded_data_and_the_books_balance(tmp_path: Path) 
     assert [(m["before"], m["after"]) for m in updated] == [(1, 2)] * 6
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 8
-    assert "http" not in page
+    assert "://" not in page
     assert "first final decision" in done.stderr
     left = [p.info for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
     assert left == []
 
 
 def test_too_short_a_demo_is_refused_with_a_sentence() -> None:
-    command = [sys.executable, "-m", "deploy", "demo", "--seconds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = tidegate("demo", "--seconds", "1", timeout_s=60)
     assert done.returncode == 78
     assert done.stderr == "tidegate: a demo needs at least 5 seconds (got=1.0)\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from schemas import topics
 from schemas.codec import encode
 from schemas.errors import UnavailableError
 from schemas.records import Failure
+from tests.command import tidegate
 from tests.doubles import records as make
 from tests.wait import until
 
@@ -56,8 +56,7 @@ class Rig:
         producer.close()
 
     def dlq(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy", "dlq", *words, "-b", self.servers, "--prefix", self.prefix]
-        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        return tidegate("dlq", *words, "-b", self.servers, "--prefix", self.prefix, timeout_s=90)
 
     def read(self, topic: str) -> list[Any]:
         """Everything committed; fails when the reader does not find the end."""

@@ -19,6 +19,7 @@ from deploy.broker import Broker
 from schemas import topics
 from schemas.codec import decode_any, encode
 from schemas.records import Decision, Failure
+from tests import command
 from tests.doubles import records as make
 from tests.wait import until
 
@@ -48,8 +49,7 @@ def test_a_letter_that_is_sent_again_is_decided_and_the_ledger_balances(broker: 
     servers = broker.bootstrap_servers
 
     def tidegate(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy", *words, "-b", servers, "--prefix", pipeline]
-        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        return command.tidegate(*words, "-b", servers, "--prefix", pipeline, timeout_s=90)
 
     def read(topic: topics.Topic) -> list[Any]:
         return [decode_any(m.value) for m in records.messages(servers, [topic.named(pipeline)]) if m.value is not None]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,9 @@ from kafka import KafkaProducer
 from deploy.broker import Broker
 from schemas import topics
 from schemas.codec import encode
+from tests.command import tidegate
 from tests.doubles import one_event as one
 from tests.doubles import records as make
-
-
-def tidegate(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def send(broker: Broker, prefix: str, records: list[Any]) -> None:

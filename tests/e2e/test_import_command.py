@@ -18,6 +18,7 @@ import pytest
 from deploy.demo.recordings import DATA
 from edge_filters.io.sensors import RecordedSensor, recorded_blocks
 from schemas.records import Floats, Times
+from tests import command
 from tests.wait import until
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +27,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 def tidegate(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = command.tidegate(*words, folder=folder)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -22,23 +22,13 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.records import DecidedBy, Decision, EdgeEvent
 from schemas.topics import CATALOGUE, Topic
+from tests.command import tidegate
 from tests.doubles import recording
 from tests.doubles.tiny_model import write_package
 from tests.wait import until
 
 ROOT = Path(__file__).parents[2]
 COMMAND = f"{sys.executable} -m deploy"
-
-
-def tidegate(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "deploy", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def check(site: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from schemas import topics
 from schemas.codec import decode, encode
 from schemas.records import EdgeAggregate, EdgeEvent, SensorBlock
 from schemas.topics import CATALOGUE
+from tests.command import tidegate
 from tests.doubles import edge_model, recording
 from tests.wait import until
 
@@ -75,8 +76,7 @@ class Rig:
 
     def ledger(self, *words: str, prefix: str = "") -> tuple[int, dict[str, Any]]:
         at = ["-b", self.servers, "--prefix", prefix or self.prefix] if "--in" not in words else []
-        command = [sys.executable, "-m", "deploy", "ledger", "-o", "json", *words, *at]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        done = tidegate("ledger", "-o", "json", *words, *at, timeout_s=90)
         assert done.returncode in (0, 1), done.stderr
         assert "Traceback" not in done.stderr
         return done.returncode, json.loads(done.stdout)
@@ -161,8 +161,8 @@ def test_an_honest_run_balances_and_what_is_tampered_with_is_named(rig: Rig, sec
     assert lanes[EVENTS]["made"] == lanes[EVENTS]["there"] == lanes[EVENTS]["decided"] == len(events)
 
     # a recording of it says the same
-    command = [sys.executable, "-m", "deploy", "record", "all", "-o", str(tmp_path / "run"), "-b", rig.servers]
-    subprocess.run([*command, "--prefix", rig.prefix, "--quiet"], check=True, timeout=90, capture_output=True)
+    done = tidegate("record", "all", "-o", tmp_path / "run", "-b", rig.servers, "--prefix", rig.prefix, "--quiet")
+    assert done.returncode == 0, done.stderr
     code, recorded = rig.ledger("--in", str(tmp_path / "run"), "--settle", "0s")
     assert code == 0
     assert (recorded["devices"], recorded["lanes"]) == (balanced["devices"], balanced["lanes"])

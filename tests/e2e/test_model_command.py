@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pipelines.io.models import Watcher, WatchSettings
 from pipelines.publish import publish, read_package
 from schemas.container import ContainerWriter, read
 from schemas.records import EdgeEvent, SensorBlock
+from tests.command import tidegate
 from tests.doubles import odd_models, recording
 
 IRIS = Path(onnxruntime.__file__).parent / "datasets" / "logreg_iris.onnx"
@@ -29,10 +29,7 @@ FLOWERS = {(5.1, 3.5): 1.0504632e-06, (0.0, 0.0): 0.43224427}
 
 
 def model(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy", "model", *map(str, words)]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, check=False
-    )
+    return tidegate("model", *words, COLUMNS="200")
 
 
 def flowers(path: Path, rows: list[tuple[float, float]], width: str = "width") -> Path:

@@ -22,6 +22,7 @@ from schemas.codec import encode
 from schemas.container import ContainerWriter, read
 from schemas.records import Decision, EdgeEvent, SensorBlock
 from schemas.topics import Topic
+from tests.command import tidegate
 from tests.doubles import records as make
 from tests.doubles.tiny_model import write_package
 from tests.wait import until
@@ -29,11 +30,6 @@ from tests.wait import until
 pytestmark = [pytest.mark.kafka, pytest.mark.prism]
 
 WINDOW, WINDOWS = 8, 120
-
-
-def tidegate(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def write_recording(path: Path, device: str, seed: int) -> Path:

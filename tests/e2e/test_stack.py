@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import psutil
 import pytest
 from kafka import KafkaProducer
 
-from deploy.paths import ROOT
 from schemas.codec import encode
 from schemas.records import Failure
 from schemas.topics import CATALOGUE
+from tests import command
 from tests.wait import until
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -25,13 +24,10 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def tidegate(tmp_path: Path) -> Iterator[Command]:
     """Runs the command with a home of its own; whatever happens, no broker is left behind."""
-    env = {k: v for k, v in os.environ.items() if not k.endswith("BOOTSTRAP_SERVERS")} | {
-        "TIDEGATE_HOME": str(tmp_path)
-    }
+    nowhere = dict.fromkeys(name for name in os.environ if name.endswith("BOOTSTRAP_SERVERS"))
 
     def run(*words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploy", *words]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        done = command.tidegate(*words, **nowhere, TIDEGATE_HOME=str(tmp_path))
         assert done.returncode == expect, done.stdout + done.stderr
         return done
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.demo.recordings import DATA
+from tests.command import tidegate
 
 RECORDING = DATA / "machine-temperature.live.avro"
-
-
-def tidegate(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,11 +15,7 @@ from deploy.commands import pipeline
 from deploy.paths import ROOT
 from deploy.recording.span import NOW, Moment
 from schemas.errors import EXIT_CODES
-
-
-def tidegate(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy", *words]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)
+from tests.command import tidegate
 
 
 @pytest.fixture
