@@ -97,8 +97,14 @@ class Evidence:
         """Inverse of to_bytes. Raises DecodeError."""
         try:
             raw = json.loads(data)
-            return cls(**(raw | {"event_ids": tuple(raw["event_ids"])}))
-        except (ValueError, TypeError, KeyError) as cause:
+            seen = cls(**(raw | {"event_ids": tuple(raw["event_ids"])}))
+            if not all(isinstance(name, str) for name in (seen.device_id, seen.model_name, *seen.event_ids)):
+                raise ValueError("a name that is none")
+            numbers = (seen.thresholds_version, seen.at_us, seen.escalated, seen.overridden, seen.audited, seen.missed)
+            if not all(isinstance(number, int) for number in numbers):
+                raise ValueError("a count that is none")
+            return seen
+        except (ValueError, TypeError, KeyError, RecursionError) as cause:
             raise DecodeError("not evidence of the controller") from cause
 
 
@@ -188,7 +194,7 @@ class DeviceState:
                 gathered=Evidence.from_bytes(json.dumps(gathered).encode()) if gathered else None,
                 ceiling=Ceiling(**ceiling) if ceiling else None,
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as cause:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as cause:
             raise DecodeError("not a state of the controller") from cause
 
     @classmethod

@@ -151,7 +151,7 @@ class Fleet:
                 windows_escalated=head["windows_escalated"],
                 score_max=head["score_max"],
             )
-        except (ValueError, KeyError, TypeError) as cause:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as cause:
             raise DecodeError("not the statistics of a fleet window") from cause
 
 

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 Read = Callable[[bytes, int], dict[str, Any]]
 Write = Callable[[bytes, Any], bytes]
 
+#: Of one array: a text of a byte or two takes thirty times as much in memory as on the wire.
+MAX_STRINGS = 32_768
 _SMALL_TOP = 4096
 _KEPT = 4096
 _DOUBLE = struct.Struct("<d")
@@ -138,7 +140,7 @@ def _read_strings(data: bytes, at: int) -> tuple[list[str], int]:
         count, at = _varint(data, at)
     if not count:
         return out, at
-    if count & 1 or count >> 1 > len(data) - at:
+    if count & 1 or count >> 1 > min(len(data) - at, MAX_STRINGS):
         raise NotCanonical("an array claims more items than there are bytes, or is not in one block")
     for _ in range(count >> 1):
         size = data[at]
@@ -163,6 +165,8 @@ _SIZED = _HEAD + "if {n} & 1: raise NotCanonical('a negative length')\n{i}end = 
 #: Type -> lines that read it into {n}; and the expression that writes the value {v}.
 _READ = {
     "long": _HEAD + "{n} = ({n} >> 1) ^ -({n} & 1)",
+    # only in a union does the schema-driven way hold an int to its 32 bits, and both must agree
+    "int": _HEAD + "if {n} >> 32: raise NotCanonical('an int of more than 32 bits')\n{i}{n} = ({n} >> 1) ^ -({n} & 1)",
     "string": _SIZED + "{n} = data[at:end].decode(); at = end",
     "bytes": _SIZED + "{n} = data[at:end]; at = end",
     "double": "{n} = double(data, at)[0]; at += 8",
@@ -172,6 +176,7 @@ _READ = {
 }
 _WRITE = {
     "long": "number({v})",
+    "int": "number({v})",
     "string": "text({v})",
     "bytes": "blob({v})",
     "double": "pack_double({v})",
@@ -207,6 +212,8 @@ class _Maker:
         kind, facts = self._kind(name, branch)
         if kind is None:
             return False
+        if branch == "int" and branch is not schema:
+            kind = "int"
         variable = f"_{name}"
         read = _READ[kind].format(n=variable, i="        " if branch is not schema else "    ", **facts)
         write = _WRITE[kind].format(v=f"record.{name}", **facts)

@@ -71,6 +71,15 @@ def test_a_second_spelling_of_a_number_is_refused(data: bytes) -> None:
         NUMBER.read(data, 0)
 
 
+@pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**62])
+def test_an_int_in_a_union_has_32_bits(number: int) -> None:
+    reader = made(("n", ["null", "int"]))
+    for fits in (2**31 - 1, -(2**31)):
+        assert reader.read(reader.write(b"", types.SimpleNamespace(n=fits)), 0) == {"n": fits}
+    with pytest.raises(NotCanonical, match="32 bits"):
+        reader.read(reader.write(b"", types.SimpleNamespace(n=number)), 0)
+
+
 def test_what_was_kept_of_a_time_does_not_let_a_longer_spelling_through() -> None:
     data = NUMBER.write(b"", types.SimpleNamespace(n=1_700_000_000_000_000))
     assert len(data) == 8
