@@ -41,7 +41,7 @@ class CommitNote:
                 raise DecodeError("a commit note of an unknown version", version=raw["v"])
             signed = str(raw.get("s", ""))
             return cls(int(raw["p"]), {str(lane): int(at) for lane, at in raw["h"].items()}, signed)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as cause:
             raise DecodeError("not a commit note of this project", got=text[:100]) from cause
 
     def resume(self, offset: int) -> Resume:
