@@ -6,7 +6,7 @@ CORRUPT  a record differs from what was sensed, or is none; a fleet window diffe
 GHOST    a decision or event that nobody sensed
 TORN     the pipeline's position is behind an event that has no answer: a transaction seen in part
 ORDER    records of one device that are not in the order of their identities
-UNEXPLAINED  of the lost ones, those that no counter, gap marker or dead letter speaks of
+UNEXPLAINED  of the lost ones, those that no gap marker names
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Seen:
     aggregates: Sequence[Message] = ()
     fleet: Sequence[Message] | None = None
     positions: Mapping[int, int] = field(default_factory=dict)
-    #: How many lost records the product itself speaks of: counters of dropped records, gap markers.
-    explained: int = 0
+    #: Gap markers: what the product itself says that it gave up.
+    gaps: Sequence[Message] = ()
 
 
 @dataclass(slots=True)
@@ -125,8 +125,9 @@ def check(account: Account, seen: Seen) -> Verdict:
     verdict.answered = len(answered)
     if seen.fleet is not None:
         _check_fleet(seen.aggregates, seen.fleet, verdict)
-    for _ in range(verdict.counts["lost"] - seen.explained):
-        verdict.add("unexplained", "a lost record that no counter speaks of")
+    named = _named(seen.gaps, verdict) - events.keys()
+    for _ in range(verdict.counts["lost"] - len(named)):
+        verdict.add("unexplained", "a lost record that no gap marker speaks of")
     return verdict
 
 
@@ -199,6 +200,18 @@ def _check_decisions(
         newest[made.device] = max(identity, newest.get(made.device, identity))
         keys.add(key)
     return keys
+
+
+def _named(messages: Sequence[Message], verdict: Verdict) -> set[Identity]:
+    """Events that gap markers name."""
+    found: set[Identity] = set()
+    for message, fields, why in decoded(messages):
+        if fields is None or fields[""] != "GapMarker":
+            verdict.add("corrupt", f"gap markers {message.partition}:{message.offset} is none: {why}")
+        elif fields["lane"] == "edge.events":
+            for first, last in zip(fields["firsts"], fields["lasts"], strict=True):
+                found |= {(fields["device_id"], fields["boot_epoch"], seq) for seq in range(first, last + 1)}
+    return found
 
 
 def _letters(messages: Sequence[Message], verdict: Verdict) -> set[tuple[int, int]]:

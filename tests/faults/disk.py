@@ -47,6 +47,10 @@ class PowerDisk:
     def _mount(self) -> None:
         _run("mount", "-o", "loop,data=ordered", str(self._image), str(self.path))
 
+    def sync(self) -> None:
+        """Force everything on it to the disk, as half a minute of peace would."""
+        _run("sync", "-f", str(self.path))
+
     def cut(self, flag: int) -> None:
         """The power is gone. Every call on the file system fails from now on."""
         fd = os.open(self.path, os.O_RDONLY)

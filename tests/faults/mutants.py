@@ -33,22 +33,21 @@ def early_ack() -> None:
 
 
 def spool_in_memory() -> None:
-    """The spool gathers records in memory and writes them out now and then."""
+    """The spool gathers what it appends in memory and writes it out now and then."""
     if not _is("edge_filters"):
         return
-    from edge_filters.io import spool
+    from edge_filters.io import disk
 
-    held: dict[int, list[Any]] = {}
+    held: dict[int, list[bytes]] = {}
 
-    def write(self: Any, lane: Any, segment: Any, data: bytes) -> None:
-        waiting = held.setdefault(id(lane), [])
-        waiting.append((segment, data))
+    def append(self: Any, handle: int, data: bytes) -> None:
+        waiting = held.setdefault(handle, [])
+        waiting.append(data)
         if len(waiting) >= 50:
-            for at, some in waiting:
-                original(self, lane, at, some)
+            original(self, handle, b"".join(waiting))
             waiting.clear()
 
-    original = _replace(spool.FileSpool, "_write", write)
+    original = _replace(disk.OsDisk, "append", append)
 
 
 def ack_on_send() -> None:
@@ -67,29 +66,48 @@ def no_dedupe() -> None:
         return
     from pipelines import dedupe
 
-    _replace(dedupe.Dedupe, "first_time", lambda self, topic, identity: True)
+    _replace(dedupe.Dedupe, "see", lambda *_, **__: dedupe.Seen.NEW)
 
 
-def early_position() -> None:
-    """The pipeline commits its position when it has read, not when it has answered."""
+def torn_transaction() -> None:
+    """The pipeline commits its positions in one transaction and the answers in the next."""
     if not _is("pipelines job"):
         return
-    from pipelines.io import ledger
+    from pipelines.io import answers
 
-    def register(self: Any, partition: Any, begin: int, end: int, watermark_us: int) -> None:
-        original(self, partition, begin, end, watermark_us)
-        from pipelines.io.chunk import Receipt
+    def attempt(self: Any, writer: Any, transaction: Any) -> None:
+        deadline_s = time.monotonic() + 10.0
+        if transaction.offsets:
+            writer.begin()
+            writer.offsets(transaction.offsets, deadline_s)
+            writer.commit(deadline_s)
+        if transaction.records:
+            time.sleep(0.3)  # the moment between the two, wide enough to be hit
+            writer.begin()
+            for topic, records in transaction.records.items():
+                writer.send(topic, records)
+            writer.flush(deadline_s)
+            writer.commit(deadline_s)
 
-        self.acknowledge_all(Receipt("", *partition, begin, end))
+    _replace(answers.Answers, "_attempt", attempt)
 
-    original = _replace(ledger.LedgerCore, "register", register)
-    from pipelines.io import sink
 
-    def process(self: Any, batch: Any) -> Any:
-        time.sleep(0.3)  # the moment between position and answer, wide enough to be hit
-        return written(self, batch)
+def blind_commit() -> None:
+    """The pipeline takes a commit for done whose outcome nobody knows."""
+    if not _is("pipelines job"):
+        return
+    from pipelines.io import answers
 
-    written = _replace(sink._Write, "process", process)
+    _replace(answers.Answers, "_landed", lambda self, transaction: True)
+
+
+def commit_again() -> None:
+    """The pipeline writes a transaction again whose outcome nobody knows."""
+    if not _is("pipelines job"):
+        return
+    from pipelines.io import answers
+
+    _replace(answers.Answers, "_landed", lambda self, transaction: False)
 
 
 def no_crc() -> None:
@@ -101,13 +119,25 @@ def no_crc() -> None:
     _replace(frames, "crc32c", lambda *_: 0)
 
 
+def silent_drop() -> None:
+    """The spool names nothing of what it gives up."""
+    if not _is("edge_filters"):
+        return
+    from edge_filters.io import spool
+
+    _replace(spool.Gaps, "add", lambda self, parcel, reason: None)
+
+
 MUTANTS: dict[str, Mutant] = {
     "early-ack": early_ack,
     "spool-in-memory": spool_in_memory,
     "ack-on-send": ack_on_send,
     "no-dedupe": no_dedupe,
-    "early-position": early_position,
+    "torn-transaction": torn_transaction,
+    "blind-commit": blind_commit,
+    "commit-again": commit_again,
     "no-crc": no_crc,
+    "silent-drop": silent_drop,
 }
 
 

@@ -41,6 +41,14 @@ def _half_open(bench: Bench, world: World, turn: int) -> None:
     bench.proxy.heal()
 
 
+def _kill_edge(bench: Bench, world: World, turn: int) -> None:
+    """What is on its way when the edge dies has arrived, and nobody has told it: the next one sends it again."""
+    bench.proxy.delay_s = bench.dice.uniform(0.2, 0.4)
+    bench.pause(1.0, 2.0)
+    world.kill("edge")
+    bench.proxy.heal()
+
+
 def _rule(api: Api, *whats: str) -> Callable[[Bench, World, int], None]:
     def harm(bench: Bench, world: World, turn: int) -> None:
         bench.pause(0.2, 1.0)
@@ -53,20 +61,27 @@ def _rule(api: Api, *whats: str) -> Callable[[Bench, World, int], None]:
     return harm
 
 
+_TXN = {"blind-commit": "lost"}
+
 SCENARIOS = (
     Scenario("cut-link", "K", "every connection is reset, or refused for up to 3 s", _cut, world=_proxied, quick=3),
     Scenario("slow-link", "K", "every request and answer is 50 to 400 ms late", _slow, world=_proxied, quick=1),
     Scenario("half-open-link", "K", "nothing passes for 1 to 8 s, nobody is told", _half_open, world=_proxied, quick=2),
     Scenario(
-        "lost-produce", "K6", "an answer to Produce is lost, held, or its request lost",
-        _rule(Api.PRODUCE, "lose answer", "lose request", "hold answer"), {"no-dedupe": "doubled"}, _proxied, quick=6,
+        "kill-edge-slow-link", "S1 K4", "kill -9 of the edge while answers of the broker are on their way", _kill_edge,
+        {"no-dedupe": "doubled"}, _proxied, quick=2,
     ),
     Scenario(
-        "lost-commit", "K5 K6", "EndTxn reaches the broker late, after the client gave up; or its answer is lost",
-        _rule(Api.END_TXN, "hold request", "lose answer", "lose request"), {"blind-commit": "lost"}, _proxied, quick=3,
+        "lost-produce", "K6", "an answer to Produce is lost or held, or its request is lost",
+        _rule(Api.PRODUCE, "lose answer", "lose request", "hold answer"), world=_proxied, quick=6,
+    ),
+    Scenario(
+        "lost-commit", "K5 K6", "EndTxn reaches the broker after the client gave up; or it or its answer is lost",
+        _rule(Api.END_TXN, "hold request", "lose answer", "lose request"), {**_TXN, "commit-again": "doubled"},
+        _proxied, quick=3,
     ),
     Scenario(
         "lost-offsets", "K5 K6", "the same with the offsets of a transaction",
-        _rule(Api.TXN_OFFSET_COMMIT, "hold request", "lose answer", "lose request"), {}, _proxied, quick=3,
+        _rule(Api.TXN_OFFSET_COMMIT, "hold request", "lose answer", "lose request"), world=_proxied, quick=3,
     ),
 )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from tests.faults.scenario import Bench, Scenario
-from tests.faults.world import World
+from tests.faults.world import ROOT, World, until
 
 # -- kill -9 --------------------------------------------------------------------------------------------------------
 
@@ -67,7 +68,39 @@ def _restart_broker(bench: Bench, world: World, turn: int) -> None:
     world.broker.start()
 
 
-_PIPELINE_MUTANTS = {"at-least-once": "doubled", "early-position": "lost"}
+_PIPELINE_MUTANTS = {"at-least-once": "doubled", "torn-transaction": "lost"}
+
+# -- named places ---------------------------------------------------------------------------------------------------
+
+
+def places(package: str) -> list[str]:
+    """Failpoints in the source of a package, in order of their names."""
+    found: set[str] = set()
+    for path in (ROOT / package).rglob("*.py"):
+        found |= set(re.findall(r'\breach\("([a-z_.]+)"\)', path.read_text()))
+    return sorted(found)
+
+
+def _die_in_edge(bench: Bench, world: World, turn: int) -> None:
+    """The edge dies at one place after the other, at the first to twentieth time it comes there."""
+    names = places("edge_filters")
+    name = names[(bench.seed + turn) % len(names)]
+    world.kill("edge", failpoint=f"{name}:{bench.dice.randint(1, 20)}")
+    edge = world.edge
+    assert edge is not None
+    until(lambda: edge.poll() is not None, f"the edge to come to {name}", 40)
+    world.kills += 1
+    world.start_edge()
+
+
+def _die_in_pipeline(bench: Bench, world: World, turn: int) -> None:
+    names = places("pipelines")
+    name = names[(bench.seed + turn) % len(names)]
+    world.kill("pipeline", failpoint=f"{name}:{bench.dice.randint(1, 20)}")
+    job = world.find("job")
+    until(lambda: not job.is_running() or job.status() == "zombie", f"the pipeline to come to {name}", 40)
+    world.kill("pipeline")
+
 
 SCENARIOS = (
     Scenario(
@@ -83,6 +116,14 @@ SCENARIOS = (
     ),
     Scenario(
         "kill-any", "X1", "kill -9 of a process that the seed chooses", _kill_any, _PIPELINE_MUTANTS, _pipeline, quick=4
+    ),
+    Scenario(
+        "die-in-edge", "S2", "the edge dies at a named place: between write, fsync, pointer, unlink", _die_in_edge,
+        world=lambda bench: bench.world(spool_bytes="1MiB"), quick=3,
+    ),
+    Scenario(
+        "die-in-pipeline", "P2", "the pipeline dies at a named place: around each step of a transaction",
+        _die_in_pipeline, {"torn-transaction": "lost"}, quick=3,
     ),
     Scenario("stop-broker", "K2", "SIGSTOP of the broker for 2 to 8 s", _freeze("broker", 2.0, 8.0), quick=1),
     Scenario("stop-worker", "P1", "SIGSTOP of the worker for 2 to 12 s", _freeze("worker", 2.0, 12.0), quick=1),

@@ -10,7 +10,19 @@ from typing import Any
 from tests.faults.checker import KINDS
 from tests.faults.scenario import Result
 
-_COLUMNS = ("scenario", "runs", "kills", "power cuts", "sent", "answered", *KINDS, "trouble", "recovery p95 s")
+_COLUMNS = (
+    "scenario",
+    "runs",
+    "kills",
+    "power cuts",
+    "sent",
+    "answered",
+    "sent again",
+    "named gaps",
+    *KINDS,
+    "trouble",
+    "recovery p95 s",
+)
 
 
 def p95(values: Sequence[float]) -> float | None:
@@ -36,7 +48,10 @@ def _row(name: str, group: Sequence[Result]) -> list[str]:
     return [
         name,
         str(len(group)),
-        *(str(sum(getattr(result, field) for result in group)) for field in ("kills", "cuts", "sent", "answered")),
+        *(
+            str(sum(getattr(result, field) for result in group))
+            for field in ("kills", "cuts", "sent", "answered", "resent", "named")
+        ),
         *(str(sum(result.counts.get(kind, 0) for result in group)) for kind in KINDS),
         str(sum(len(result.trouble) for result in group)),
         "" if slowest is None else f"{slowest:.1f}",

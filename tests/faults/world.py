@@ -26,11 +26,11 @@ from deploy import paths
 from deploy.broker import Broker
 from deploy.cluster import Cluster, TopicState
 from pipelines.publish import publish, read_package
-from schemas.topics import AGGREGATES, CATALOGUE, DEAD_LETTERS, DECISIONS, EVENTS, FLEET
+from schemas.topics import AGGREGATES, CATALOGUE, DEAD_LETTERS, DECISIONS, EVENTS, FLEET, GAPS
 from tests.doubles import edge_model
 from tests.faults import wire
 from tests.faults.checker import Account, Seen, Verdict, check
-from tests.faults.disk import PowerDisk
+from tests.faults.disk import PowerDisk, SmallDisk
 from tests.faults.source import Key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,11 +153,10 @@ class World:
         self.pipeline: subprocess.Popen[bytes] | None = None
         self.watcher: Watcher | None = None
         self.disk: PowerDisk | None = None
+        self.small: SmallDisk | None = None
         self.kills = self.cuts = self.cuts_of_link = 0
         self.recoveries_s: list[float] = []
         self.trouble: list[str] = []
-        #: Lost records that counters or gap markers of the product speak of; set by scenarios that fill a spool.
-        self.explained = 0
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -180,11 +179,12 @@ class World:
         until(lambda: self.watcher and self.watcher.keys(), "the first answer", 90)
         return self
 
-    def start_edge(self) -> None:
+    def start_edge(self, failpoint: str = "") -> None:
         """Start the edge process; what it needs is there already."""
-        self.edge = self._spawn("edge", *self._wrapped("edge_filters", "run", str(self.folder / "edge.toml")))
+        command = self._wrapped("edge_filters", "run", str(self.folder / "edge.toml"))
+        self.edge = self._spawn("edge", *command, failpoint=failpoint)
 
-    def start_pipeline(self) -> None:
+    def start_pipeline(self, failpoint: str = "") -> None:
         """Start the pipeline under its own supervisor."""
         self.pipeline = self._spawn(
             "pipeline", *self._wrapped(
@@ -193,6 +193,7 @@ class World:
                 f"--kafka_group_id={self.group}", "--fleet_window=1s", "--disorder=500ms", "--idle=500ms",
                 "--feedback_min_escalated=1000000000", "--feedback_min_audited=1000000000", *self._pipeline_options,
             ),
+            failpoint=failpoint,
         )  # fmt: skip
 
     @property
@@ -235,8 +236,8 @@ class World:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _spawn(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), **self.env}
+    def _spawn(self, name: str, *command: str, failpoint: str = "") -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **self.env, "TIDEGATE_FAILPOINT": failpoint}
         with (self.folder / f"{name}.log").open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=self.folder,
@@ -305,8 +306,8 @@ class World:
         """One of them. Raises Stuck."""
         return until(lambda: self.family(which), f"a process to be {which}", within_s)[0]
 
-    def kill(self, which: str) -> None:
-        """kill -9, and start again what nothing else starts again."""
+    def kill(self, which: str, failpoint: str = "") -> None:
+        """kill -9, and start again what nothing else starts again; then with a failpoint where one is given."""
         self.kills += 1
         if which == "broker":
             self.broker.kill()
@@ -316,10 +317,10 @@ class World:
             victim.kill()
         if which == "edge":
             self.end_edge()
-            self.start_edge()
+            self.start_edge(failpoint)
         if which == "pipeline" and self.pipeline is not None:
             self.pipeline.wait(10)
-            self.start_pipeline()
+            self.start_pipeline(failpoint)
 
     def end_edge(self) -> None:
         """kill -9 of the edge where it is still alive; it is not started again."""
@@ -360,10 +361,10 @@ class World:
         with self.account_path.open() as lines:
             return Account.of((line for line in lines if line.endswith("\n")), self.seed)
 
-    def settle(self, within_s: float = 90.0, patience_s: float = 30.0) -> None:
+    def settle(self, within_s: float = 90.0, patience_s: float = 30.0, *, whole: bool = True) -> None:
         """No more readings; wait until the edge has said good-bye and all that is owed is there. Notes trouble.
 
-        `patience_s`: how long nothing may come before what is missing counts as lost.
+        `patience_s`: how long nothing may come before what is missing counts as lost; `whole`: whether that is trouble.
         """
         self.tell_oracle(close=True)
         edge, watcher = self.edge, self.watcher
@@ -375,7 +376,7 @@ class World:
                 self.trouble.append(f"the edge ended with {edge.returncode}: {self.log('edge')[-300:]}")
             owed = self.account().owed
             until(lambda: owed <= watcher.keys() or watcher.silent_s() > patience_s, "the answers to come in", within_s)
-            if missing := len(owed - watcher.keys()):
+            if (missing := len(owed - watcher.keys())) and whole:
                 self.trouble.append(f"{missing} answers that are owed did not come, and nothing for {patience_s:g} s")
         except Stuck as stuck:
             self.trouble.append(str(stuck))
@@ -414,7 +415,8 @@ class World:
         """Read everything once more from the beginning, and compare with the account."""
         servers = self.broker.bootstrap_servers
         events = wire.read_all(servers, EVENTS.named(self.prefix))
-        seen = Seen(events, explained=self.explained)
+        gaps = wire.read_all(servers, GAPS.named(self.prefix))
+        seen = Seen(events, gaps=gaps)
         if self._has_pipeline:
             seen = Seen(
                 events,
@@ -423,7 +425,7 @@ class World:
                 wire.read_all(servers, AGGREGATES.named(self.prefix)),
                 wire.read_all(servers, FLEET.named(self.prefix)),
                 wire.positions(servers, self.group, EVENTS.named(self.prefix)),
-                self.explained,
+                gaps,
             )
         return check(self.account(), seen)
 

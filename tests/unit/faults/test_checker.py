@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from schemas.codec import encode
-from schemas.records import DecidedBy, Decision, EdgeEvent, Failure, Outcome, Transition, Verdict
+from schemas.records import DecidedBy, Decision, EdgeEvent, Failure, GapMarker, GapReason, Outcome, Transition, Verdict
 from tests.faults.checker import Account, Seen, check
 from tests.faults.source import Key, block
 from tests.faults.wire import Message
@@ -53,7 +53,16 @@ def decision(of: EdgeEvent, **changes: object) -> Decision:
     )  # fmt: skip
 
 
-def messages(records: Sequence[EdgeEvent | Decision | Failure | bytes]) -> list[Message]:
+def gap(firsts: list[int], lasts: list[int], lane: str = "edge.events") -> GapMarker:
+    """A gap marker for runs of the first life."""
+    count = sum(last - first + 1 for first, last in zip(firsts, lasts, strict=True))
+    return GapMarker(
+        device_id="p", boot_epoch=1, seq=firsts[0], lane=lane, reason=GapReason.EVICTED, count=count, firsts=firsts,
+        lasts=lasts, at=0,
+    )  # fmt: skip
+
+
+def messages(records: Sequence[EdgeEvent | Decision | Failure | GapMarker | bytes]) -> list[Message]:
     """As they lie in partition 0."""
     return [
         Message(0, at, b"p", record if isinstance(record, bytes) else encode(record))
@@ -67,12 +76,12 @@ DECISIONS = [decision(made) for made in EVENTS]
 
 def kinds(
     events: Sequence[EdgeEvent | bytes], decisions: Sequence[Decision | bytes] | None, *, acked: int | None = None,
-    letters: Sequence[Failure] = (), position: int = 0, explained: int = 0,
+    letters: Sequence[Failure] = (), position: int = 0, gaps: Sequence[GapMarker] = (),
 ) -> dict[str, int]:  # fmt: skip
     """Which kinds are counted."""
     seen = Seen(
         messages(events), None if decisions is None else messages(decisions), messages(letters),
-        positions={0: position}, explained=explained,
+        positions={0: position}, gaps=messages(gaps),
     )  # fmt: skip
     return {kind: count for kind, count in check(account(acked=acked), seen).counts.items() if count}
 
@@ -101,8 +110,13 @@ def test_what_died_with_the_edge_is_owed_by_nobody_also_when_later_blocks_are_ac
     assert not check(given, Seen(messages(EVENTS))).red
 
 
-def test_a_counter_that_speaks_of_it_explains_a_loss() -> None:
-    assert kinds(EVENTS[:5], DECISIONS[:5], explained=1) == {"lost": 1}
+def test_a_gap_marker_explains_as_many_lost_records_as_it_names_and_that_did_not_arrive() -> None:
+    five = gap([5], [5])
+    assert kinds(EVENTS[:5], DECISIONS[:5], gaps=[five]) == {"lost": 1}
+    assert kinds(EVENTS[:5], DECISIONS[:5], gaps=[five, five]) == {"lost": 1}
+    assert kinds(EVENTS[:4], DECISIONS[:4], gaps=[five]) == {"lost": 2, "unexplained": 1}
+    assert kinds(EVENTS[:5], DECISIONS[:5], gaps=[gap([0], [4])]) == {"lost": 1, "unexplained": 1}
+    assert kinds(EVENTS[:5], DECISIONS[:5], gaps=[gap([5], [5], lane="edge.samples")]) == {"lost": 1, "unexplained": 1}
 
 
 def test_an_event_without_an_answer_is_lost_also_when_nobody_was_told_that_it_is_safe() -> None:
