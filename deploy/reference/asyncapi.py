@@ -1,6 +1,6 @@
 """The topic catalogue as an AsyncAPI document. https://www.asyncapi.com/docs/reference/specification/v3.1.0
 
-AsyncAPI's own tool reads it, Avro schemas and Kafka bindings included: `asyncapi validate docs/reference/asyncapi.json`.
+AsyncAPI's own tool checks it, Avro schemas and Kafka bindings included: `asyncapi validate docs/reference/asyncapi.json`
 """
 
 from __future__ import annotations
@@ -8,12 +8,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from schemas import topics
 from schemas.codec import BOOK
 from schemas.topics import CATALOGUE, Topic
 
 _AVRO = "application/vnd.apache.avro;version=1.11.0"
-#: Who writes a topic; the other side reads it.
+#: Beginning of the topics that edges write; the others are the pipeline's.
 _EDGE = "edge."
+#: What each side reads. The others are for people and for `tidegate ledger`, `explain` and `dlq`.
+RECEIVES = {
+    "edge": (topics.THRESHOLDS, topics.MODELS, topics.ARTIFACTS, topics.CLAIMS),
+    "pipeline": (
+        *(topics.EVENTS, topics.AGGREGATES, topics.SAMPLES, topics.SEEN),
+        *(topics.THRESHOLDS, topics.MODELS, topics.ARTIFACTS),  # what it has said itself, after a restart
+    ),
+}
 
 
 def page() -> str:
@@ -59,11 +68,10 @@ def _channel(topic: Topic) -> dict[str, Any]:
 
 def _operations(topic: Topic) -> list[tuple[str, dict[str, Any]]]:
     channel = {"$ref": f"#/channels/{topic.name}"}
-    writer, reader = ("edge", "pipeline") if topic.name.startswith(_EDGE) else ("pipeline", "edge")
-    operations = [(f"{writer}.send.{topic.name}", {"action": "send", "channel": channel})]
-    if not topic.name.startswith("cloud."):
-        operations.append((f"{reader}.receive.{topic.name}", {"action": "receive", "channel": channel}))
-    return operations
+    writer = "edge" if topic.name.startswith(_EDGE) else "pipeline"
+    sent = (f"{writer}.send.{topic.name}", {"action": "send", "channel": channel})
+    received = {"action": "receive", "channel": channel}
+    return [sent, *((f"{who}.receive.{topic.name}", received) for who, heard in RECEIVES.items() if topic in heard)]
 
 
 def _message(topic: Topic) -> dict[str, Any]:

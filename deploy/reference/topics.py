@@ -11,9 +11,10 @@ _HEAD = """\
 # Topics
 
 Made from `schemas/topics.py` and `schemas/avro/` by `make docs`; [asyncapi.json](asyncapi.json) says the same to
-machines, and `asyncapi validate docs/reference/asyncapi.json` checks it (AsyncAPI's own tool: `npm install @asyncapi/cli`
-in a folder elsewhere). A value is an Avro record in single-object framing: the bytes C3 01, the schema's fingerprint (CRC-64-AVRO,
-8 bytes, little-endian), the body. `--kafka_topic_prefix` and `[kafka] topic_prefix` put a prefix before every name.
+machines, and `asyncapi validate docs/reference/asyncapi.json` checks it: AsyncAPI's own tool, which
+`npm install @asyncapi/cli` puts into a folder elsewhere. A value is an Avro record in single-object framing: the bytes
+C3 01, the schema's fingerprint (CRC-64-AVRO, 8 bytes, little-endian), the body. `--kafka_topic_prefix` and
+`[kafka] topic_prefix` put a prefix before every name.
 
 | topic | record | key | partitions | kept |
 |---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import threading
@@ -61,6 +62,11 @@ def exchange(server: Any, request: bytes) -> bytes:
 
 def is_well(server: Any) -> bool:
     return scrape.get(f"http://{server.host}:{server.port}/metrics") == (200, BODY)
+
+
+def test_both_are_the_same_lines() -> None:
+    edge, pipeline = (inspect.getsource(module).partition('"""\n\n')[2] for module in (edge_http, pipeline_http))
+    assert edge == pipeline != ""
 
 
 def test_a_page_is_shown_whole_to_get_and_its_head_to_head(server: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from deploy.reference import asyncapi, configuration
 from deploy.reference.__main__ import FOLDER, PAGES, main, render
 from edge_filters.config import EdgeConfig
+from pipelines.graph import INPUTS
 from schemas.topics import CATALOGUE
 
 
@@ -55,6 +56,16 @@ def _refs(node: Any) -> list[str]:
         own = [node["$ref"]] if "$ref" in node else []
         return own + [ref for value in node.values() for ref in _refs(value)]
     return [ref for value in node for ref in _refs(value)] if isinstance(node, list) else []
+
+
+def test_the_asyncapi_document_says_who_reads_what() -> None:
+    read = {who: {topic.name for topic in heard} for who, heard in asyncapi.RECEIVES.items()}
+    assert read["pipeline"] >= {topic.name for topic in INPUTS}
+    operations = asyncapi.document()["operations"]
+    assert {name for name in operations if ".receive." in name} == {
+        f"{who}.receive.{name}" for who, names in read.items() for name in names
+    }
+    assert {name.partition(".send.")[2] for name in operations if ".send." in name} == {t.name for t in CATALOGUE}
 
 
 def test_the_asyncapi_document_has_every_topic_and_no_dangling_reference() -> None:
