@@ -1,6 +1,6 @@
 """The topic catalogue as an AsyncAPI document. https://www.asyncapi.com/docs/reference/specification/v3.1.0
 
-AsyncAPI's own tool checks it, Avro schemas and Kafka bindings included: `asyncapi validate docs/reference/asyncapi.json`
+AsyncAPI's own tool checks it, with Avro schemas and Kafka bindings: `asyncapi validate docs/reference/asyncapi.json`.
 """
 
 from __future__ import annotations
