@@ -50,7 +50,7 @@ class Edge:
             path = "model"
             [[device]]
             id = "pump-7"
-            sensor = {{ kind = "synthetic", rate_hz = 100 }}
+            sensor = {{ kind = "synthetic", rate_hz = 200, burst_every = "500ms" }}
             """
         )
         command = [sys.executable, "-m", "edge_filters", "run", str(self.folder / "edge.toml")]
