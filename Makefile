@@ -5,7 +5,7 @@ PY := $(shell command -v python3 || command -v python3.11 || command -v python)
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check fix faults bench bench-compare docs ci lock clean
+.PHONY: help setup demo test check fix faults fuzz bench bench-compare docs ci lock clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,10 @@ fix: setup      ## what check can repair by itself
 
 faults: setup   ## the fault suite: kills, power cuts, cut links (FAULTS_ARGS='--minutes 60'); see docs/faults.md
 	@$(BIN)/python -m tests.faults run $(FAULTS_ARGS)
+
+fuzz: setup     ## every parser of what comes from outside, by atheris, a minute each (FUZZ_ARGS='--seconds 600 record')
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet 'atheris>=3.0,<4'
+	@$(BIN)/python -m tests.hostile.fuzz $(FUZZ_ARGS)
 
 bench: setup    ## the figures of tests/bench, on an otherwise quiet machine; kept in docs/bench-history.jsonl
 	@$(BIN)/python -m tests.bench $(BENCHES)

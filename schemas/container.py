@@ -13,9 +13,9 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
@@ -208,9 +208,46 @@ def read(file: IO[bytes], expected: type[Record] | None = None, *, book: SchemaB
     header = _header(source, book)
     if expected is not None and header.schema.record is not expected:
         raise DecodeError("the file holds other records", expected=expected.__name__, got=header.schema.record.__name__)
+    for start, number, count, body in _blocks(source, header):
+        yield from _records(body, count, header.schema, book, start, number)
+
+
+class Block(NamedTuple):
+    """Where a block begins in its file, bytes, and how many records lie before it."""
+
+    start: int
+    records: int
+
+
+def scan(file: IO[bytes], begins: Callable[[Block], None], *, book: SchemaBook = BOOK) -> None:
+    """Do everything with a file that is done in native code: its schema, decompression, and walking its records.
+
+    For a process that may die of it: `begins` is told of each block before it is looked at. Ends where the file does
+    or where it is damaged, which `read` will say.
+    """
+    begins(Block(0, 0))
+    source = _Source(file)
+    try:
+        header = _header(source, book)
+        blocks = _blocks(source, header, begins)
+        for _, _, count, body in blocks:
+            stream = io.BytesIO(body)
+            for _ in range(count):
+                fastavro.schemaless_reader(stream, header.schema.parsed, None)
+    except MemoryError:
+        raise
+    except Exception:  # damage, of any kind: `read` finds it again and has the words for it
+        return
+
+
+def _blocks(
+    source: _Source, header: Header, begins: Callable[[Block], None] = lambda _: None
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """Where each block begins, the records before it, its own, and its body. Raises DecodeError."""
     number = 0
     while first := source.at_end():
         start = source.at - 1
+        begins(Block(start, number))
         count, size = source.number("a block", first), source.number("a block")
         if count <= 0 or not 0 < size <= MAX_BLOCK_BYTES:
             raise DecodeError("a block of impossible size", offset=start, record=number, records=count, bytes=size)
@@ -223,9 +260,8 @@ def read(file: IO[bytes], expected: type[Record] | None = None, *, book: SchemaB
             raise _placed(wrong, start, number) from wrong
         if count > len(body):
             raise DecodeError("a block of impossible size", offset=start, record=number, records=count, bytes=len(body))
-        for record in _records(body, count, header.schema, book, start, number):
-            number += 1
-            yield record
+        yield start, number, count, body
+        number += count
 
 
 def _placed(wrong: DecodeError, offset: int, record: int) -> DecodeError:

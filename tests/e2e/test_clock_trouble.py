@@ -1,4 +1,4 @@
-"""Edges whose clocks are wrong, real processes all, beside one whose clock is right: who pays, and what is said of it."""
+"""Edges whose clocks are wrong, real processes all, beside one whose clock is right: who pays, what is said."""
 
 from __future__ import annotations
 
