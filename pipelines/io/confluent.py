@@ -6,6 +6,7 @@ kafka-python: confluent-kafka 2.16 reads past the end of the note beside one, an
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -376,8 +377,9 @@ class ConfluentTransactions:
 
     def close(self, timeout: float = 0.0) -> None:
         """See Transactions."""
-        self._producer.purge()
-        self._producer.poll(0)
+        with contextlib.suppress(ck.KafkaException):  # it says once more why it is of no use
+            self._producer.purge()
+            self._producer.poll(0)
         if self._group is not None:
             self._group.close()
             self._group = None
@@ -395,9 +397,12 @@ def _left_s(deadline_s: float) -> float:
 def _in(step: Step) -> Iterator[None]:
     try:
         yield
-    except ck.KafkaException as failed:
-        error = failed.args[0]
-        raise Trouble(step, error.name(), error.str()) from failed
+    except (ck.KafkaException, SystemError) as failed:
+        # what it raises on its way into one of our callbacks, Python wraps in a SystemError
+        cause = failed if isinstance(failed, ck.KafkaException) else failed.__cause__
+        if not isinstance(cause, ck.KafkaException):
+            raise
+        raise Trouble(step, cause.args[0].name(), cause.args[0].str()) from failed
     except KafkaError as failed:
         name, _, words = str(failed).rpartition("KafkaError: ")[2].partition(": ")
         raise Trouble(step, name if name.isupper() else "_TIMED_OUT", words or str(failed)) from failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,9 @@ class KafkaPythonReader:
         """See LogReader."""
         with _answered():
             found = self._consumer.committed(TopicPartition(*partition), metadata=True, timeout_ms=REQUEST_MS)
-        return None if found is None or found.offset < 0 else Committed(found.offset, found.metadata or "")
+        if found is None or found.offset < 0:
+            return None
+        return Committed(found.offset, (found.metadata or "").partition("\0")[0])  # confluent-kafka writes one more
 
     def close(self) -> None:
         """See LogReader."""
@@ -207,7 +210,11 @@ class KafkaPythonTransactions:
 
     def close(self) -> None:
         """See Transactions."""
-        if self._producer is not None:
+        if self._producer is None:
+            return
+        self._producer._sender.force_close()  # close() alone would go on sending what is queued
+        self._producer._sender.join(1.0)
+        with contextlib.suppress(KafkaError):
             self._producer.close(timeout=0)
 
     def _wait(self, result: Any, deadline_s: float) -> None:

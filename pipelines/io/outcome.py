@@ -45,9 +45,10 @@ _ELSEWHERE = frozenset({"NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE"})
 #: Of single batches of records: numbered, so a second copy of one is dropped by the broker.
 _AGAIN = frozenset(
     {
-        "NOT_LEADER_OR_FOLLOWER",
+        "NOT_LEADER_FOR_PARTITION",
         "LEADER_NOT_AVAILABLE",
         "UNKNOWN_TOPIC_OR_PARTITION",
+        "UNKNOWN_TOPIC_OR_PART",
         "NOT_ENOUGH_REPLICAS",
         "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
         "REQUEST_TIMED_OUT",
@@ -68,7 +69,7 @@ _HOPELESS = frozenset(
         "_UNSUPPORTED_FEATURE",
         "INVALID_TRANSACTION_TIMEOUT",
         "MSG_SIZE_TOO_LARGE",
-        "MESSAGE_TOO_LARGE",
+        "MESSAGE_SIZE_TOO_LARGE",
         "RECORD_LIST_TOO_LARGE",
         "OFFSET_METADATA_TOO_LARGE",
         "INVALID_RECORD",
@@ -78,7 +79,7 @@ _HOPELESS = frozenset(
 
 
 def move(step: Step, name: str) -> Move:
-    """What to do about an error of that name, Kafka's or (with an underscore in front) librdkafka's.
+    """What to do about an error of that name, as kafka-python or librdkafka spell it.
 
     What is not in the table is taken for an outcome that nobody knows.
 

@@ -1,6 +1,7 @@
 """The yardstick job through the whole pipeline on Prism, from a backlog, against a bare loop in the same run.
 
     python -m tests.bench.bench_pipeline [--count 60000] [--rounds 3] [--core 0] [--partitions 4]
+    python -m tests.bench.bench_pipeline --deliveries         what exactly once costs, against at least once
 
 Worker, Prism and supervisor share one core; broker and loader have the other. A rate is given twice: by the clock, and
 per CPU second of everything that runs for the pipeline, which is what one core would do if nothing else were on it.
@@ -124,20 +125,25 @@ def main() -> None:
     arguments.add_argument("--partitions", type=int, default=None)
     arguments.add_argument("--devices", type=int, default=16)
     arguments.add_argument("--no-bare", action="store_true")
+    arguments.add_argument("--deliveries", action="store_true", help="each round also with --delivery at-least-once")
     arguments.add_argument("--no-windows", action="store_true", help="events only, nothing to aggregate")
     args, extra = arguments.parse_known_args()
     cores = os.sched_getaffinity(0)
     core = args.core if len(cores) > 1 and args.core in cores else None
     if core is not None:
         os.sched_setaffinity(0, cores - {core})  # the broker, which is started next, inherits it
-    rounds: dict[str, list[dict[str, Any]]] = {"product": [], "bare": []}
+    rounds: dict[str, list[dict[str, Any]]] = {"product": [], "at_least_once": [], "bare": []}
     with tempfile.TemporaryDirectory() as name, Broker(Path(name) / "broker") as broker:
         folder, servers, prefix = Path(name), broker.bootstrap_servers, "bench."
         create_topics(servers, prefix, args.partitions)
         loaded = load(servers, prefix, folder / "mlp", args.count, args.devices, windows=not args.no_windows)
-        for _ in range(args.rounds):
+        for number in range(args.rounds):
+            sides = {"product": extra}
+            if args.deliveries:
+                sides["at_least_once"] = [*extra, "--delivery=at-least-once"]
             try:
-                rounds["product"].append(product(servers, prefix, loaded, folder, core, extra))
+                for side in sorted(sides, reverse=bool(number % 2)):  # neither is always the first
+                    rounds[side].append(product(servers, prefix, loaded, folder, core, sides[side]))
             except BaseException:
                 kept = ROOT / "build" / "bench" / "pipeline.log"
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -154,6 +160,10 @@ def main() -> None:
             report[side] = max(runs, key=lambda r: r["records_per_cpu_s"])
     report["runs"] = rounds["product"]
     pairs = zip(rounds["product"], rounds["bare"], strict=False)
+    if args.deliveries:
+        twins = list(zip(rounds["product"], rounds["at_least_once"], strict=True))
+        for unit in ("records_per_s", "records_per_cpu_s"):
+            report[f"exactly_to_at_least_once_{unit}"] = [round(ours[unit] / other[unit], 3) for ours, other in twins]
     report["ratios"] = [round(ours["records_per_cpu_s"] / theirs["records_per_cpu_s"], 3) for ours, theirs in pairs]
     print(json.dumps(report, indent=1))
 
