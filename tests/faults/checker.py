@@ -109,7 +109,7 @@ def check(account: Account, seen: Seen) -> Verdict:
     events = _check_events(account, seen.events, verdict)
     answered = {key for key, _ in events.values()}
     if seen.decisions is not None:
-        letters = _letters(seen.letters, verdict)
+        letters = _letters(seen.letters, "edge.events", verdict)
         decided = _check_decisions(account, seen.decisions, events, verdict)
         answered = decided | {key for key, place in events.values() if place in letters}
         for identity, (key, (partition, offset)) in events.items():
@@ -124,7 +124,9 @@ def check(account: Account, seen: Seen) -> Verdict:
         verdict.add("lost", f"{made.device} block {made.number} at {key.sensed_from}")
     verdict.answered = len(answered)
     if seen.fleet is not None:
-        _check_fleet(seen.aggregates, seen.fleet, verdict)
+        refused = _letters(seen.letters, "edge.aggregates", verdict)
+        taken = [message for message in seen.aggregates if (message.partition, message.offset) not in refused]
+        _check_fleet(taken, seen.fleet, verdict)
     named = _named(seen.gaps, verdict) - events.keys()
     for _ in range(verdict.counts["lost"] - len(named)):
         verdict.add("unexplained", "a lost record that no gap marker speaks of")
@@ -214,16 +216,16 @@ def _named(messages: Sequence[Message], verdict: Verdict) -> set[Identity]:
     return found
 
 
-def _letters(messages: Sequence[Message], verdict: Verdict) -> set[tuple[int, int]]:
-    """Places in the topic of events for which there is a dead letter."""
+def _letters(messages: Sequence[Message], topic: str, verdict: Verdict) -> set[tuple[int, int]]:
+    """Places in a topic for which there is a dead letter."""
     found: set[tuple[int, int]] = set()
     for message, fields, why in decoded(messages):
         if fields is None:
             verdict.add("corrupt", f"dead letters {message.partition}:{message.offset}: {why}")
-        elif fields[""] == "Failure" and fields["source"].endswith("edge.events"):
+        elif fields[""] == "Failure" and fields["source"].endswith(topic):
             place = fields["partition"], fields["offset"]
             if place in found:
-                verdict.add("doubled", f"two dead letters for events {place}")
+                verdict.add("doubled", f"two dead letters for {topic} {place}")
             found.add(place)
     return found
 

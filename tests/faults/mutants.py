@@ -110,15 +110,6 @@ def commit_again() -> None:
     _replace(answers.Answers, "_landed", lambda self, transaction: False)
 
 
-def no_crc() -> None:
-    """The spool does not look at the checksums of what it reads back."""
-    if not _is("edge_filters"):
-        return
-    from edge_filters.io import frames
-
-    _replace(frames, "crc32c", lambda *_: 0)
-
-
 def silent_drop() -> None:
     """The spool names nothing of what it gives up."""
     if not _is("edge_filters"):
@@ -136,7 +127,6 @@ MUTANTS: dict[str, Mutant] = {
     "torn-transaction": torn_transaction,
     "blind-commit": blind_commit,
     "commit-again": commit_again,
-    "no-crc": no_crc,
     "silent-drop": silent_drop,
 }
 

@@ -55,7 +55,6 @@ def _rule(api: Api, *whats: str) -> Callable[[Bench, World, int], None]:
         what = whats[turn % len(whats)]
         rule = bench.proxy.rule(Rule(api, what, times=1, hold_s=bench.dice.uniform(0.5, 3.0)))  # type: ignore[arg-type]
         until(rule.done.is_set, f"a request {api.name} to do harm to", 30)
-        world.cuts_of_link += 1
         time.sleep(rule.hold_s if "hold" in what else 0.0)
 
     return harm

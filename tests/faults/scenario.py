@@ -56,6 +56,7 @@ class Result:
     rounds: int
     kills: int = 0
     cuts: int = 0
+    harmed: int = 0  # rounds that were gone through
     sent: int = 0
     owed: int = 0
     named: int = 0  # lost, and named by gap markers
@@ -120,6 +121,7 @@ def run(scenario: Scenario, bench: Bench) -> Result:
                         break
                     bench.say(f"{scenario.name}: round {turn + 1} of {bench.rounds}")
                     scenario.harm(bench, world, turn)
+                    result.harmed += 1
                     if scenario.recovers:
                         world.recoveries_s.append(world.recovered(time.time_ns() // 1000))
             except (Stuck, TidegateError) as stuck:

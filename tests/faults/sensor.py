@@ -17,7 +17,7 @@ from tests.faults.source import CHANNELS, READINGS, STEP_US
 class OracleSensor:
     """Asks for one block at a time, and by asking says that what came of those before is in the spool."""
 
-    can_wait = True  # a full spool leaves it waiting: the oracle gives a block when it is asked
+    can_wait = False  # as a machine that goes on turning: a full spool has to give something up
 
     def __init__(self, device_id: str, options: Mapping[str, Any]) -> None:
         self.channels: Sequence[str] = ["a", "b"]

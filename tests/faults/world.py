@@ -154,7 +154,7 @@ class World:
         self.watcher: Watcher | None = None
         self.disk: PowerDisk | None = None
         self.small: SmallDisk | None = None
-        self.kills = self.cuts = self.cuts_of_link = 0
+        self.kills = self.cuts = 0
         self.recoveries_s: list[float] = []
         self.trouble: list[str] = []
 
@@ -386,16 +386,24 @@ class World:
     def _settle_pipeline(self, within_s: float) -> None:
         """Until the positions are at the ends and no window is open; then stop the pipeline in good order."""
         events, fleet = EVENTS.named(self.prefix), FLEET.named(self.prefix)
+        letters_topic = DEAD_LETTERS.named(self.prefix)
         ends = {m.partition: m.offset + 1 for m in wire.read_all(self.broker.bootstrap_servers, events)}
         aggregates = wire.read_all(self.broker.bootstrap_servers, AGGREGATES.named(self.prefix))
-        windows = {fields["window_start"] for _, fields, _ in wire.decoded(aggregates) if fields is not None}
+        starts = {(m.partition, m.offset): f["window_start"] for m, f, _ in wire.decoded(aggregates) if f is not None}
 
         def done() -> bool:
             at = wire.positions(self.broker.bootstrap_servers, self.group, events)
             if any(at.get(partition, 0) < end for partition, end in ends.items()):
                 return False
             merged = wire.decoded(wire.read_all(self.broker.bootstrap_servers, fleet))
-            return windows <= {fields["window_start"] for _, fields, _ in merged if fields is not None}
+            letters = wire.decoded(wire.read_all(self.broker.bootstrap_servers, letters_topic))
+            refused = {
+                (f["partition"], f["offset"])
+                for _, f, _ in letters
+                if f is not None and f["source"].endswith(AGGREGATES.name)
+            }
+            due = {start for place, start in starts.items() if place not in refused}
+            return due <= {fields["window_start"] for _, fields, _ in merged if fields is not None}
 
         try:
             until(done, "the positions and windows of the pipeline", within_s)
