@@ -6,8 +6,6 @@ of zeros scores 0, a window of fives scores 5. Heavy half: the same on raw windo
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from schemas.manifest import MANIFEST_FILE, Package, load_package
+from schemas.manifest import Package, load_package
+from tests.doubles import package_files
 
 
 def _model(input_shape: list[Any], reduce_axes: list[int], gain: float) -> bytes:
@@ -67,31 +66,23 @@ def files(
     )
     heavy = _model([window_readings, wide], [1, 2], gain)
 
-    def half(file: str, data: bytes, feed: str) -> dict[str, Any]:
-        return {
-            "file": file,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "bytes": len(data),
-            "input": "x",
-            "feed": feed,
-            "statistics": ["mean"] if feed == "features" else [],
-            "output": "score",
-            "self_test": self_test,
+    shared = {"input": "x", "self_test": self_test}
+    statistics = ["mean"] if feed == "features" else []
+    return package_files.files(
+        {"edge.onnx": edge, "heavy.onnx": heavy},
+        channels=channels,
+        levels=(escalate_at, raise_at, clear_at),
+        bounds=(0.5, 100.0),
+        name=name,
+        version=version,
+        cohort=cohort,
+        window_readings=window_readings,
+        **{
+            "edge": package_files.half("edge.onnx", edge, feed=feed, statistics=statistics, **shared),
+            "heavy": package_files.half("heavy.onnx", heavy, feed="window", threshold=raise_at, **shared),
         }
-
-    manifest = {
-        "name": name,
-        "version": version,
-        "cohort": cohort,
-        "channels": list(channels),
-        "window_readings": window_readings,
-        "scaling": {"centre": [0.0] * wide, "scale": [1.0] * wide},
-        "levels": {"escalate_at": escalate_at, "raise_at": raise_at, "clear_at": clear_at},
-        "bounds": {"low": 0.5, "high": 100.0},
-        "edge": half("edge.onnx", edge, feed),
-        "heavy": half("heavy.onnx", heavy, "window") | {"threshold": raise_at},
-    } | changes
-    return {MANIFEST_FILE: json.dumps(manifest).encode(), "edge.onnx": edge, "heavy.onnx": heavy}
+        | changes,
+    )
 
 
 def package(**changes: Any) -> Package:
@@ -102,7 +93,4 @@ def package(**changes: Any) -> Package:
 
 def write(folder: Path, **changes: Any) -> Path:
     """The package as a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files(**changes).items():
-        (folder / name).write_bytes(data)
-    return folder
+    return package_files.write(folder, files(**changes))

@@ -5,14 +5,14 @@ edge score  = gain * mean over channels of mean(x)         heavy score = heavy_g
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.doubles.package_files import files, half, write
 
 
 def linear_model(features: int, weight: float) -> bytes:
@@ -42,36 +42,31 @@ def package_files(
     heavy_threshold: float = 2.0,
 ) -> dict[str, bytes]:
     """The files of a package by name. escalate_at 1, raise_at 2, clear_at 0.5, bounds 0.1..10."""
-    halves = {}
-    files = {}
-    window = np.ones((window_readings, channels))
+    halves, models = {}, {}
+    window = np.ones((window_readings, channels)).tolist()
     for which, statistic, weight in (("edge", "mean", gain), ("heavy", "max", heavy_gain)):
-        data = linear_model(channels, weight / channels)
-        files[f"{which}.onnx"] = data
-        halves[which] = {
-            "file": f"{which}.onnx",
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "bytes": len(data),
-            "input": "features",
-            "feed": "features",
-            "statistics": [statistic],
-            "output": "score",
-            "threshold": heavy_threshold if which == "heavy" else None,
-            "self_test": {"windows": [window.tolist()], "scores": [weight]},
-        }
-    manifest = {
-        "format": "tidegate-model/1",
-        "name": name,
-        "version": version,
-        "cohort": cohort,
-        "channels": [f"c{i}" for i in range(channels)],
-        "window_readings": window_readings,
-        "scaling": {"centre": [0.0] * channels, "scale": [1.0] * channels},
-        "levels": {"escalate_at": 1.0, "raise_at": 2.0, "clear_at": 0.5},
-        "bounds": {"low": 0.1, "high": 10.0},
+        models[f"{which}.onnx"] = data = linear_model(channels, weight / channels)
+        halves[which] = half(
+            f"{which}.onnx",
+            data,
+            input="features",
+            feed="features",
+            statistics=[statistic],
+            threshold=heavy_threshold if which == "heavy" else None,
+            self_test={"windows": [window], "scores": [weight]},
+        )
+    return files(
+        models,
+        channels=[f"c{i}" for i in range(channels)],
+        levels=(1.0, 2.0, 0.5),
+        bounds=(0.1, 10.0),
+        format="tidegate-model/1",
+        name=name,
+        version=version,
+        cohort=cohort,
+        window_readings=window_readings,
         **halves,
-    }
-    return files | {"manifest.json": json.dumps(manifest, indent=1).encode()}
+    )
 
 
 def manifest_bytes(**changes: Any) -> bytes:
@@ -81,7 +76,4 @@ def manifest_bytes(**changes: Any) -> bytes:
 
 def write_package(folder: Path, **changes: Any) -> Path:
     """Write a package and return its folder; see package_files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in package_files(**changes).items():
-        (folder / name).write_bytes(data)
-    return folder
+    return write(folder, package_files(**changes))
