@@ -101,7 +101,7 @@ def _print(result: Any, book: Any) -> None:
     print()
     heads = {
         "device_id": "device", "boot_epoch": "life", "lane": "lane", "made": "made", "there": "there",
-        "missing": "missing", "again": "again", "decided": "decided",
+        "missing": "missing", "evicted": "evicted", "again": "again", "decided": "decided",
     }  # fmt: skip
     output.print_table([_fields(row) for row in result.lanes], heads)
     if result.findings:

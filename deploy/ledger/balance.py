@@ -1,8 +1,10 @@
 """The book balanced: what each device says it made against what is there, and every difference by name. Pure.
 
-Three witnesses, none of which needs to be believed alone: the counters of a device's last report, the aggregates,
-which say how many windows of each moment were escalated, and the decisions, which name the events they are of. All
-counters of one report belong to the same moment, and the sequence numbers below its count of windows are its own.
+Three witnesses of what is missing, none of which needs to be believed alone: the counters of a device's last report,
+the aggregates, which say how many windows of each moment were escalated, and the decisions, which name the events they
+are of. All counters of one report belong to the same moment, and the sequence numbers below its count of windows are
+its own. Gap markers name what the edge gave up, so they explain it by number; what else a device dropped it has only
+counted.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import NamedTuple
 
 from deploy.ledger.book import LANES, Book, LifeBook, Place
 from deploy.text import utc
+from edge_filters.gaps import merged
 from schemas import topics
 from schemas.ids import Identity, chosen_for_audit
 from schemas.records import DeviceStatus, Health
 
 _EVENTS, _AGGREGATES, _SAMPLES = LANES
+_Ranges = tuple[tuple[int, int], ...]
 #: Seqs that one finding names one by one, as ranges.
 _NAMED = 20
 #: Windows of a life up to which missing samples are sought by drawing anew, which takes microseconds each.
@@ -50,6 +54,7 @@ class LaneRow:
     missing: int
     again: int
     decided: int | None
+    evicted: int = 0  # of the missing ones, those that a gap marker names
 
 
 @dataclass(slots=True)
@@ -141,12 +146,18 @@ def balance(book: Book, *, settled_ms: int) -> Balance:
             if book.checks_decisions:
                 out.findings += _decisions(book, life, begins[_EVENTS], settled_ms)
             for lane in LANES:
-                gone = sum(finding.count for finding in lost if finding.lane == lane)
+                gone = [finding for finding in lost if finding.lane == lane]
                 out.lanes.append(_lane_row(life, lane, gone, book.checks_decisions))
             _add(row, life)
         row.missing = sum(finding.count for finding in missing)
-        row.unexplained = max(0, row.missing - row.evicted - row.in_spool)
-        out.findings += [_explain(finding, row) for finding in missing]
+        named_gone = sum(finding.count for finding in missing if finding.explained)
+        marked = sum(_size(merged(runs)) for life in lives for runs in life.given_up.values())
+        others = max(0, row.evicted - marked)  # dropped without a marker: refused, too large, damaged
+        row.unexplained = max(0, row.missing - named_gone - others - row.in_spool)
+        out.findings += [
+            finding if finding.explained else _explain(finding, row, row.missing - named_gone, others)
+            for finding in missing
+        ]
         out.devices.append(row)
     for place, problem in book.unreadable:
         reason = book.dead.get((place.topic, place.partition, place.offset), "")
@@ -220,8 +231,60 @@ def _missing(life: LifeBook, begins: dict[str, int | None]) -> Iterator[Finding]
     yield from _missing_samples(life, begins[_SAMPLES])
 
 
-def _lost(life: LifeBook, lane: str, count: int, what: str, ranges: tuple[tuple[int, int], ...] = ()) -> Finding:
-    return Finding("missing", life.device_id, life.boot_epoch, lane, count, what, ranges=ranges)
+def _lost(life: LifeBook, lane: str, count: int, what: str, ranges: _Ranges = (), explained: str = "") -> Finding:
+    return Finding("missing", life.device_id, life.boot_epoch, lane, count, what, explained, ranges)
+
+
+def _size(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def _within(ranges: _Ranges, low: int, high: int) -> int:
+    """How many numbers of low..high are in these ranges."""
+    return sum(max(0, min(last, high) - max(first, low) + 1) for first, last in ranges)
+
+
+def _given_up(life: LifeBook, lane: str, begin: int) -> _Ranges:
+    """What gap markers name and is not there. Costs by what was seen and by the runs, whatever a marker claims."""
+    runs = merged(life.given_up[lane])
+    seen = sorted(life.lanes[lane].seen) if runs else []
+    out: list[tuple[int, int]] = []
+    at = 0
+    for first, last in runs:
+        first = max(first, begin)
+        while at < len(seen) and seen[at] < first:
+            at += 1
+        while at < len(seen) and seen[at] <= last:
+            if seen[at] > first:
+                out.append((first, seen[at] - 1))
+            first = seen[at] + 1
+            at += 1
+        if first <= last:
+            out.append((first, last))
+    return tuple(out)
+
+
+def _outside(ranges: _Ranges, others: _Ranges) -> _Ranges:
+    """What is in `ranges` and not in `others`; both in order."""
+    out: list[tuple[int, int]] = []
+    at = 0
+    for first, last in ranges:
+        while at and others[at - 1][1] >= first:
+            at -= 1
+        while at < len(others) and others[at][0] <= last:
+            if others[at][0] > first:
+                out.append((first, others[at][0] - 1))
+            first = max(first, others[at][1] + 1)
+            at += 1
+        if first <= last:
+            out.append((first, last))
+    return tuple(out)
+
+
+def _marked(life: LifeBook, lane: str, ranges: _Ranges) -> Iterator[Finding]:
+    if ranges:
+        why = "given up at the edge for want of room, as its gap markers name them"
+        yield _lost(life, lane, _size(ranges), named(ranges), ranges, why)
 
 
 def _missing_aggregates(life: LifeBook, begin: int | None) -> Iterator[Finding]:
@@ -229,10 +292,12 @@ def _missing_aggregates(life: LifeBook, begin: int | None) -> Iterator[Finding]:
     seen = life.lanes[_AGGREGATES].seen
     if begin is None:
         return
-    gaps = gaps_of(seen, begin)
+    marked = _given_up(life, _AGGREGATES, begin)
+    yield from _marked(life, _AGGREGATES, marked)
+    gaps = _outside(gaps_of(seen, begin), marked)
     if gaps:
-        yield _lost(life, _AGGREGATES, sum(b - a + 1 for a, b in gaps), named(gaps), gaps)
-    if life.report is None or begin or gaps:
+        yield _lost(life, _AGGREGATES, _size(gaps), named(gaps), gaps)
+    if life.report is None or begin or gaps or marked:
         return
     there = sum(one.readings for one in life.sums.values())
     short = life.report.counters.get("readings_aggregated", 0) - there
@@ -245,7 +310,10 @@ def _missing_events(life: LifeBook, begin: int | None) -> Iterator[Finding]:
     if begin is None:
         return
     seen = life.lanes[_EVENTS].seen
+    marked = _given_up(life, _EVENTS, begin)
+    yield from _marked(life, _EVENTS, marked)
     exact = sorted(seq for seq in life.decided.seen if seq not in seen and seq >= begin)
+    exact = [seq for first, last in _outside(ranges_of(exact), marked) for seq in range(first, last + 1)]
     if exact:
         ranges = ranges_of(exact)
         yield _lost(life, _EVENTS, len(exact), f"{named(ranges)}: decided, but not there", ranges)
@@ -254,6 +322,7 @@ def _missing_events(life: LifeBook, begin: int | None) -> Iterator[Finding]:
     if life.events:
         for thin in _thin_windows(life, begin):
             unknown = thin.missing - sum(thin.low <= seq <= thin.high for seq in elsewhere)
+            unknown -= _within(marked, thin.low, thin.high)
             if unknown > 0:
                 named_so_far += unknown
                 within = f", in seq {thin.low}..{thin.high}" if thin.low <= thin.high else ""  # clocks may jump back
@@ -266,6 +335,7 @@ def _missing_events(life: LifeBook, begin: int | None) -> Iterator[Finding]:
         return
     made = life.report.counters.get("windows_escalated", 0)
     there = sum(seq < _windows(life.report) for seq in seen)
+    named_so_far += _within(marked, 0, _windows(life.report) - 1)
     if made - there > named_so_far:
         rest = made - there - named_so_far
         yield _lost(life, _EVENTS, rest, f"{rest} of {made} escalated windows, nothing tells which")
@@ -313,11 +383,15 @@ def _last_seq(life: LifeBook) -> int:
 
 def _missing_samples(life: LifeBook, begin: int | None) -> Iterator[Finding]:
     """The draw of the audit sample is a hash of the identity, so what should have been drawn is known."""
-    if begin is None or begin or life.report is None:
+    if begin is None:
+        return
+    marked = _given_up(life, _SAMPLES, begin)
+    yield from _marked(life, _SAMPLES, marked)
+    if begin or life.report is None:
         return
     made, windows = life.report.counters.get("windows_sampled", 0), _windows(life.report)
     seen = life.lanes[_SAMPLES].seen
-    short = made - sum(seq < windows for seq in seen)
+    short = made - sum(seq < windows for seq in seen) - _within(marked, 0, windows - 1)
     if short <= 0:
         return
     drawn = [
@@ -327,21 +401,22 @@ def _missing_samples(life: LifeBook, begin: int | None) -> Iterator[Finding]:
         and seq not in life.events
         and chosen_for_audit(Identity(life.device_id, life.boot_epoch, seq).event_id, life.audit_rate)
     ]
-    ranges = ranges_of(drawn)
-    if len(drawn) == short:
+    ranges = _outside(ranges_of(drawn), marked)
+    if _size(ranges) == short:
         yield _lost(life, _SAMPLES, short, named(ranges), ranges)
-    elif drawn:
+    elif ranges:
         yield _lost(life, _SAMPLES, short, f"{short} of {made}, among {named(ranges)}")
     else:
         yield _lost(life, _SAMPLES, short, f"{short} of {made}, nothing tells which")
 
 
-def _explain(finding: Finding, row: DeviceRow) -> Finding:
-    """Eviction and the spool are counted per device: they explain what is missing all together, or not at all."""
+def _explain(finding: Finding, row: DeviceRow, missing: int, dropped: int) -> Finding:
+    """What no marker names is counted per device only: that explains what is missing all together, or not at all."""
     if row.unexplained:
         return finding
-    parts = [f"{row.evicted} evicted"] * bool(row.evicted) + [f"{row.in_spool} in the spool"] * bool(row.in_spool)
-    return replace(finding, explained=" + ".join(parts) + f" cover the {row.missing} missing")
+    parts = [f"{dropped} dropped without a marker"] * bool(dropped)
+    parts += [f"{row.in_spool} in the spool"] * bool(row.in_spool)
+    return replace(finding, explained=" + ".join(parts) + f" cover the {missing} missing")
 
 
 # -- what is there more than once, and what became of it --------------------------------------------------------------
@@ -421,13 +496,15 @@ def _is_owed(book: Book, places: tuple[Place, ...]) -> bool | None:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _lane_row(life: LifeBook, lane: str, missing: int, decides: bool) -> LaneRow:
+def _lane_row(life: LifeBook, lane: str, gone: list[Finding], decides: bool) -> LaneRow:
     book = life.lanes[lane]
     counter = {_EVENTS: "windows_escalated", _SAMPLES: "windows_sampled"}.get(lane)
     made = None if life.report is None or counter is None else life.report.counters.get(counter, 0)
     decided = sum(seq in life.decided.seen for seq in book.seen) if decides and lane == _EVENTS else None
     again = sum(book.again.values())
-    return LaneRow(life.device_id, life.boot_epoch, lane, made, len(book.seen), missing, again, decided)
+    missing = sum(finding.count for finding in gone)
+    evicted = sum(finding.count for finding in gone if finding.explained)
+    return LaneRow(life.device_id, life.boot_epoch, lane, made, len(book.seen), missing, again, decided, evicted)
 
 
 def _add(row: DeviceRow, life: LifeBook) -> None:

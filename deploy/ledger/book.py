@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from schemas import topics
 from schemas.codec import encode, peek_identity
 from schemas.ids import Identity
-from schemas.records import Decision, DeviceStatus, EdgeAggregate, EdgeEvent, Failure, SensorBlock
+from schemas.records import Decision, DeviceStatus, EdgeAggregate, EdgeEvent, Failure, GapMarker, SensorBlock
 
 #: Lanes a device sends on, in the order in which they are shown.
 LANES = (topics.EVENTS.name, topics.AGGREGATES.name, topics.SAMPLES.name)
@@ -72,6 +72,7 @@ class LifeBook:
     sums: dict[int, Sum] = field(default_factory=dict)
     decided: LaneBook = field(default_factory=LaneBook)
     audit_rate: float = 0.0
+    given_up: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {lane: [] for lane in LANES})
 
 
 class Book:
@@ -114,6 +115,8 @@ class Book:
                 life.report = record
         elif isinstance(record, Decision) and lane == topics.DECISIONS.name:
             self.life(record.identity).decided.take(record.seq, _mark(record))
+        elif isinstance(record, GapMarker) and lane == topics.GAPS.name and record.lane in LANES:
+            self.life(record.identity).given_up[record.lane] += record.runs
         elif isinstance(record, Failure) and lane == topics.DEAD_LETTERS.name:
             self._dead(record)
         elif isinstance(record, EdgeEvent | EdgeAggregate | SensorBlock) and type(record) is _RECORD.get(lane):

@@ -1,7 +1,8 @@
 """Topics of a broker, or a folder of recorded ones, into a book.
 
 The order matters where devices are at work: statuses are read first, so whatever they call acknowledged is in the
-topics that are read after them; decisions are read last.
+topics that are read after them, and what they call dropped is named in the gap markers that are read after those;
+decisions are read last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from deploy.records import Line
 from schemas import topics
 from schemas.errors import ConfigError
 
-_ORDER = ([topics.STATUS.name], list(LANES), [topics.DECISIONS.name, topics.DEAD_LETTERS.name])
+_ORDER = ([topics.STATUS.name], list(LANES), [topics.GAPS.name], [topics.DECISIONS.name, topics.DEAD_LETTERS.name])
+#: What speaks of all that came before it, so that it is read from its beginning.
+_WHOLE = (topics.STATUS.name, topics.GAPS.name)
 _ALL = [name for names in _ORDER for name in names]
 
 
@@ -31,18 +34,19 @@ def from_broker(
     group: str = "",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Book:
-    """Read what is in the topics now. `since_us`: only what came then or later; statuses are read from their start.
-    `group`: the pipeline's; its positions are read before the decisions, so what lies before them is decided there.
+    """Read what is in the topics now. `since_us`: only what came then or later; statuses and gap markers are read
+    from their start. `group`: the pipeline's; its positions are read before the decisions, so what lies before them is
+    decided there.
 
     Raises UnavailableError: no broker, or no such topic.
     """
     book = Book()
     book.checks_decisions = decisions
     cut = set(_ALL) if since_us is not None else _begun(bootstrap_servers, prefix)
-    book.cut |= cut - {topics.STATUS.name}
+    book.cut |= cut - set(_WHOLE)
     for names in _ORDER:
         wanted = [name for name in names if decisions or name != topics.DECISIONS.name]
-        since = None if names == [topics.STATUS.name] else since_us
+        since = None if names[0] in _WHOLE else since_us
         for message in records.messages(bootstrap_servers, [prefix + name for name in wanted], since_us=since):
             progress(1)
             line = Line.of(message)

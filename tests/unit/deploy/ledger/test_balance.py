@@ -14,7 +14,7 @@ from deploy.ledger.balance import Balance, Finding, balance
 from deploy.ledger.book import LANES, Book, Place
 from schemas import topics
 from schemas.codec import encode
-from schemas.records import LEDGER, DeviceStatus, Failure, Health
+from schemas.records import LEDGER, DeviceStatus, Failure, GapMarker, GapReason, Health
 from tests.doubles import records as make
 from tests.doubles.life import AGGREGATES, EVENTS, SAMPLES, Run
 
@@ -87,9 +87,12 @@ def test_without_any_witness_the_counters_still_tell_how_many() -> None:
 @pytest.mark.parametrize(
     ("changes", "explained"),
     [
-        ({"records_acked": -3, "records_dropped": 3}, "3 evicted cover the 3 missing"),
+        ({"records_acked": -3, "records_dropped": 3}, "3 dropped without a marker cover the 3 missing"),
         ({"records_acked": -3, "spool_records": 3}, "3 in the spool cover the 3 missing"),
-        ({"records_acked": -3, "records_dropped": 1, "spool_records": 9}, "1 evicted + 2 in the spool cover"),
+        (
+            {"records_acked": -3, "records_dropped": 1, "spool_records": 9},
+            "1 dropped without a marker + 2 in the spool cover",
+        ),
         ({"records_acked": -2, "records_dropped": 2}, ""),
     ],
 )
@@ -104,6 +107,64 @@ def test_eviction_and_the_spool_explain_as_many_as_they_count(changes: dict[str,
     assert found.what == "seq 3..4, 9"
     assert explained in found.explained
     assert bool(found.explained) == bool(explained)
+
+
+def marker(run: Run, lane: str, runs: list[tuple[int, int]]) -> GapMarker:
+    return GapMarker(
+        device_id=run.device, boot_epoch=run.epoch, seq=runs[0][0], lane=lane, reason=GapReason.EVICTED,
+        count=sum(last - first + 1 for first, last in runs), firsts=[a for a, _ in runs], lasts=[b for _, b in runs],
+        at=1,
+    )  # fmt: skip
+
+
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_a_gap_marker_explains_exactly_the_records_that_it_names(seed: int, share: int) -> None:
+    """Named and gone is explained by number; gone and not named is not; named and there all the same is there."""
+    draw = random.Random(seed)
+    run = Run()
+    gone, book = {}, Book()
+    for lane, records in ((EVENTS, run.events), (AGGREGATES, run.aggregates), (SAMPLES, run.samples)):
+        gone[lane] = draw.sample(sorted(records), min(share, len(records) - 1))
+    dropped = sum(map(len, gone.values()))
+    acked = run.report().counters["records_acked"] - dropped
+    report = run.report(records_acked=acked, records_dropped=dropped)
+    there = {}
+    for lane, records in ((EVENTS, run.events), (AGGREGATES, run.aggregates), (SAMPLES, run.samples)):
+        there[lane] = draw.choice(sorted(set(records) - set(gone[lane])))
+        for seq in gone[lane]:
+            del records[seq]
+        if lane == EVENTS:
+            run.decided = dict.fromkeys(run.events, 1)
+        for seq in draw.sample([*gone[lane], there[lane]], len(gone[lane]) + 1):
+            for _ in range(draw.randrange(1, 3)):  # a marker may come twice
+                book.take(Place(topics.GAPS.name), marker(run, lane, [(seq, seq)]))
+    run.into(book, report)
+    result = balance(book, settled_ms=10_000)
+    assert result.unexplained == []
+    for lane in LANES:
+        named = [f for f in result.findings if f.kind == "missing" and f.lane == lane]
+        assert [seq for f in named for a, b in f.ranges for seq in range(a, b + 1)] == sorted(gone[lane])
+        (row,) = [row for row in result.lanes if row.lane == lane]
+        assert row.missing == row.evicted == len(gone[lane])
+    lane = draw.choice(LANES)
+    records = {EVENTS: run.events, AGGREGATES: run.aggregates, SAMPLES: run.samples}[lane]
+    if len(records) > 1:
+        del records[draw.choice(sorted(records)[:-1])]  # nobody names this one
+        run.decided = dict.fromkeys(run.events, 1)
+        run.into(other := Book(), report)
+        for one in LANES:
+            for seq in gone[one]:
+                other.take(Place(topics.GAPS.name), marker(run, one, [(seq, seq)]))
+        assert sum(f.count for f in balance(other, settled_ms=10_000).unexplained) == 1
+
+
+def test_a_marker_that_claims_everything_costs_nothing() -> None:
+    run = Run()
+    book = Book()
+    book.take(Place(topics.GAPS.name), marker(run, EVENTS, [(0, 2**62)]))
+    book.take(Place(topics.GAPS.name), marker(run, AGGREGATES, [(n, n) for n in range(0, 20_000, 2)]))
+    run.into(book, run.report())
+    assert balance(book, settled_ms=10_000).devices[0].missing > 2**61
 
 
 def test_the_same_record_twice_is_a_resend_and_two_different_ones_are_not() -> None:
