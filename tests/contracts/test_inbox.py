@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,11 +11,12 @@ from kafka import KafkaProducer
 from deploy.broker import Broker
 from edge_filters.io.inbox import LogInbox
 from edge_filters.io.kafka import KafkaInbox
+from edge_filters.outgoing import pack_claim
 from edge_filters.ports import Feedback
 from schemas import topics
 from schemas.artifacts import chunk_key, cut
 from schemas.codec import encode
-from schemas.records import ArtifactChunk, ModelUpdate, ThresholdUpdate
+from schemas.records import ArtifactChunk, ClaimKind, DeviceClaim, ModelUpdate, ThresholdUpdate
 from schemas.topics import CATALOGUE, Topic
 from tests.doubles.edge_parts import model_update, thresholds
 from tests.doubles.log import MemoryFeedbackLog, MemoryLog
@@ -33,12 +34,12 @@ class InMemory:
             self.log.create(topic.name, topic.partitions)
         self.stop, self.start = self.log.stop, self.log.start
 
-    def inbox(self) -> LogInbox:
+    def inbox(self, devices: Sequence[str] = ()) -> LogInbox:
         def opened() -> MemoryFeedbackLog:
             self.log.parts(())  # raises while the log is away
             return MemoryFeedbackLog(self.log, None, True)
 
-        return LogInbox(opened, "the log in memory")
+        return LogInbox(opened, "the log in memory", devices=devices)
 
     def send(self, topic: Topic, value: bytes | None, key: bytes) -> None:
         self.log.write(topic.name, value, key)
@@ -55,8 +56,8 @@ class OnBroker:
         self._producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
         self.stop, self.start = broker.kill, broker.start
 
-    def inbox(self) -> LogInbox:
-        return self._kind(self._broker.bootstrap_servers, self._prefix)
+    def inbox(self, devices: Sequence[str] = ()) -> LogInbox:
+        return self._kind(self._broker.bootstrap_servers, self._prefix, devices=devices)
 
     def send(self, topic: Topic, value: bytes | None, key: bytes) -> None:
         self._producer.send(topic.named(self._prefix), value=value, key=key).get(20)
@@ -245,5 +246,56 @@ def test_a_topic_that_is_missing_is_named(world: World) -> None:
         until(lambda: "has no topic" in inbox.problem, "a sentence that names the topic")
         assert inbox.problem.endswith("feedback.thresholds; `tidegate up` makes the topics")
         assert not inbox.ready
+    finally:
+        inbox.close()
+
+
+def claim(device: str, epoch: int, kind: ClaimKind = ClaimKind.CLAIM) -> DeviceClaim:
+    return DeviceClaim(device_id=device, epoch=epoch, instance="i", edge_id="e", kind=kind, at=epoch)
+
+
+def test_claims_on_ones_own_devices_are_heard_in_order_and_no_others(world: World) -> None:
+    def send(made: DeviceClaim) -> None:
+        parcel = pack_claim(made)
+        world.send(topics.CLAIMS, parcel.payload, parcel.key)
+
+    for epoch in (1, 2):
+        send(claim("pump-7", epoch))
+        send(claim("pump-8", epoch))
+    send(claim("pump-7", 2, ClaimKind.KNOCK))
+    inbox = world.inbox(["pump-7"])
+    try:
+        assert ready(inbox) == [claim("pump-7", 2), claim("pump-7", 2, ClaimKind.KNOCK)]
+        assert inbox.hears_claims
+        for epoch in (3, 4):
+            send(claim("pump-70", epoch))
+            send(claim("pump-7", epoch))
+        assert next_of(inbox, 2) == [claim("pump-7", 3), claim("pump-7", 4)]
+    finally:
+        inbox.close()
+
+
+def test_who_acts_for_no_device_hears_no_claims(world: World) -> None:
+    world.send(topics.CLAIMS, pack_claim(claim("pump-7", 1)).payload, b"pump-7")
+    inbox = world.inbox()
+    try:
+        assert ready(inbox) == []
+        assert not inbox.hears_claims
+    finally:
+        inbox.close()
+
+
+def test_a_broker_without_the_topic_for_claims_is_no_reason_to_be_deaf() -> None:
+    made = InMemory()
+    made.log = MemoryLog()
+    for topic in CATALOGUE:
+        if topic is not topics.CLAIMS:
+            made.log.create(topic.name, topic.partitions)
+    made.send(topics.THRESHOLDS, encode(thresholds()), b"pump-7")
+    inbox = made.inbox(["pump-7"])
+    try:
+        sentence, update = ready(inbox)
+        assert "has no topic edge.claims" in str(sentence)
+        assert (update, inbox.hears_claims) == (thresholds(), False)
     finally:
         inbox.close()
