@@ -15,10 +15,12 @@ from edge_filters.ports import Delivery, Feedback, Inbox, Outbox, Store
 from schemas.errors import SpoolError
 from schemas.records import DeviceClaim
 
-#: How long a start waits for the broker before it goes on without, and for the answer of whoever may hold a device: a
-#: process that is alive answers within one turn of its loop. An earlier process of the same state folder is dead in
-#: almost every case, so it is given less time.
-BROKER_S, STRANGER_S, OWN_S = 3.0, 5.0, 1.0
+#: How long a start waits for the broker before it goes on without: longer where its own disk knows no count, and where
+#: the broker is there and only the topics are not read yet.
+BROKER_S, NEW_S, TOPICS_S = 3.0, 10.0, 10.0
+#: How long it waits for the answer of whoever may hold a device: a process that is alive answers within one turn of its
+#: loop. An earlier process of the same state folder is dead in almost every case, so it is given less time.
+STRANGER_S, OWN_S = 5.0, 1.0
 _NAME = "lease"
 
 
@@ -99,7 +101,9 @@ def begin(
             if done() or lease.lost is not None or time.monotonic() >= deadline_s or stop.wait(0.01):
                 return
 
-    wait(BROKER_S, lambda: inbox.ready and outbox.ready)
+    wait(NEW_S if store.is_new else BROKER_S, lambda: inbox.ready and outbox.ready)
+    if outbox.ready:
+        wait(TOPICS_S, lambda: inbox.ready)
     knows = inbox.ready and inbox.hears_claims
     if knows:
         wait(0.0, lambda: True)  # what came between the last look and the end of the topics

@@ -54,7 +54,7 @@ def outbox() -> MemoryOutbox:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BROKER_S", "STRANGER_S", "OWN_S"):
+    for name in ("BROKER_S", "NEW_S", "TOPICS_S", "STRANGER_S", "OWN_S"):
         monkeypatch.setattr(claims_module, name, 0.05)
 
 
