@@ -207,7 +207,7 @@ def test_an_honest_run_balances_and_what_is_tampered_with_is_named(rig: Rig, sec
     assert ledger["devices"][0]["unexplained"] == ledger["devices"][0]["missing"] == 4
 
 
-def test_what_a_full_spool_throws_out_is_explained_by_the_eviction(rig: Rig) -> None:
+def test_what_a_full_spool_throws_out_is_named_by_gap_markers_to_the_record(rig: Rig) -> None:
     rig.broker.stop()
     process = rig.edge(4000, more='[spool]\nmax_bytes = "1MiB"', speed="500x")
     until(lambda: "oldest records were dropped" in rig.said(), "an eviction")
@@ -220,7 +220,8 @@ def test_what_a_full_spool_throws_out_is_explained_by_the_eviction(rig: Rig) -> 
     assert row["unexplained"] == 0
     assert code == 0, ledger["findings"]
     assert {f["kind"] for f in ledger["findings"]} == {"missing"}
-    assert all("evicted cover the" in f["explained"] for f in ledger["findings"])
+    assert all("its gap markers name them" in f["explained"] and f["ranges"] for f in ledger["findings"])
+    assert sum(lane["evicted"] for lane in ledger["lanes"]) == row["missing"] == row["evicted"]
 
 
 def test_a_life_that_was_killed_balances_with_the_one_that_sent_the_rest(rig: Rig) -> None:
