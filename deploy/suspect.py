@@ -6,6 +6,7 @@ A file that kills the child costs a sentence with the place instead of the comma
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ LIMITS = Limits()
 
 
 @contextmanager
-def survivors(paths: Sequence[Path], limits: Limits = LIMITS) -> Iterator[tuple[list[Path], list[str]]]:
+def survivors(paths: Sequence[Path], limits: Limits | None = None) -> Iterator[tuple[list[Path], list[str]]]:
     """Paths that are safe to read, in the same order, and a sentence for each file that is not safe to its end.
 
     A file that killed the child is replaced by a copy of what is before the place, a folder with one by a folder with
@@ -44,8 +45,28 @@ def survivors(paths: Sequence[Path], limits: Limits = LIMITS) -> Iterator[tuple[
     """
     deaths: list[str] = []
     with TemporaryDirectory(prefix="tidegate-kept-") as scratch:
-        made = [_kept(path, Path(scratch) / str(at), deaths, limits) for at, path in enumerate(paths)]
+        made = [_kept(path, Path(scratch) / str(at), deaths, limits or LIMITS) for at, path in enumerate(paths)]
         yield made, deaths
+
+
+@contextmanager
+def guarded(args: argparse.Namespace, *names: str) -> Iterator[list[str]]:
+    """The recordings that these options of a command name, replaced by what is safe to read of them.
+
+    Yields a sentence for each that killed the child; each is also said on stderr. Raises as `survivors`.
+    """
+    given: dict[str, list[Path]] = {}
+    for name in names:
+        value = getattr(args, name)
+        given[name] = [value] if isinstance(value, Path) else list(value or ())
+    with survivors([path for paths in given.values() for path in paths]) as (safe, deaths):
+        for name, paths in given.items():
+            mine, safe = safe[: len(paths)], safe[len(paths) :]
+            if paths:
+                setattr(args, name, mine[0] if isinstance(getattr(args, name), Path) else mine)
+        for line in deaths:
+            print(f"tidegate: {line}", file=sys.stderr)
+        yield deaths
 
 
 def _kept(path: Path, into: Path, deaths: list[str], limits: Limits) -> Path:

@@ -50,13 +50,15 @@ def run(args: argparse.Namespace) -> None:
     from deploy import address, output
     from deploy.explain import find, text
     from deploy.recording.progress import Progress
+    from deploy.suspect import guarded
     from schemas.ids import Identity
 
     Identity.parse(args.event_id)
     if args.html is not None:
         text.check_output(args.html)
     if args.inputs:
-        with Progress(f"looking into {len(args.inputs)} recording(s)", None, "records", quiet=args.quiet) as progress:
+        title = f"looking into {len(args.inputs)} recording(s)"
+        with guarded(args, "inputs"), Progress(title, None, "records", quiet=args.quiet) as progress:
             trace = find.in_recordings(args.event_id, args.inputs, progress.advance)
     else:
         since_us = None if args.start is None else args.start.after(time.time_ns() // 1000)

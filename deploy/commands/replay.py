@@ -72,6 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises TidegateError."""
+    from deploy.suspect import guarded
+
+    with guarded(args, "recordings", "compare") as deaths:
+        code = _run(args)
+    return code or (65 if deaths else 0)
+
+
+def _run(args: argparse.Namespace) -> int:
     from deploy.recording.span import Span
     from schemas.errors import ConfigError
     from schemas.units import duration_us

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises ConfigError: nothing is there, or the page cannot be written."""
+    from deploy.suspect import guarded
+
+    with guarded(args, "inputs") as deaths:
+        return _run(args) or (65 if deaths else 0)
+
+
+def _run(args: argparse.Namespace) -> int:
     from deploy import output
     from deploy.explain import report
     from deploy.recording.progress import Progress

@@ -67,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train one package. Raises TidegateError."""
+    from deploy.suspect import guarded
     from deploy.train.cli import run as train
 
-    return train(args)
+    with guarded(args, "recordings", "normal", "live"):
+        return train(args)

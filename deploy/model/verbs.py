@@ -22,6 +22,7 @@ from deploy.model.settle import half_of, settle
 from deploy.model.trial import Trial, attempt
 from deploy.model.understand import RESET_AFTER, understand
 from deploy.model.words import plain
+from deploy.suspect import guarded
 from schemas.errors import ConfigError, ModelError, exit_code
 from schemas.feeding import Tensor
 from schemas.manifest import Levels, Package, load_package
@@ -163,7 +164,8 @@ def _levels(args: argparse.Namespace) -> Levels | None:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    packed = pack(_order(args, tuple(args.models), args.name, args.levels_from))
+    with guarded(args, "levels_from", "scale_from"):
+        packed = pack(_order(args, tuple(args.models), args.name, args.levels_from))
     write(packed.package, args.out)
     if args.format == "json":
         output.print_json(_packed_json(packed, args.out))
@@ -200,6 +202,11 @@ def _packed_json(packed: Packed, out: Path) -> dict[str, Any]:
 
 
 def _try(args: argparse.Namespace) -> int:
+    with guarded(args, "recordings", "levels_from", "scale_from") as deaths:
+        return _tried(args) or (65 if deaths else 0)
+
+
+def _tried(args: argparse.Namespace) -> int:
     which: Which = args.half
     if args.model.is_dir():
         package = _load(args.model, (which,))
