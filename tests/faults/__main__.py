@@ -22,7 +22,8 @@ EXAMPLES = """examples:
   python -m tests.faults list
   python -m tests.faults run                                  the short set: every scenario once
   python -m tests.faults run --only kill-worker --rounds 20 --seed 7
-  python -m tests.faults run --minutes 60                     again and again, with other seeds, for an hour
+  python -m tests.faults run --minutes 60 --results r.jsonl   again and again, with other seeds, for an hour
+  python -m tests.faults report r.jsonl                       put what came of it into docs/faults.md
   python -m tests.faults run --mutants                        every scenario on every build that it must find broken
 """
 
@@ -42,8 +43,11 @@ def parser() -> argparse.ArgumentParser:
     go.add_argument("--rounds", type=int, help="faults in one run; default: as the scenario says")
     go.add_argument("--mutants", action="store_true", help="run the broken builds instead: each must turn red")
     go.add_argument("-o", "--output", choices=["table", "json"], default="table", help="(default: table)")
-    go.add_argument("--report", type=Path, metavar="FILE", help="write the table into this Markdown file too")
+    go.add_argument("--results", type=Path, metavar="FILE", help="append each result to this file as a line of JSON")
     go.add_argument("--keep", action="store_true", help="keep the folder with logs and accounts also when all is well")
+    tell = commands.add_parser("report", help="write the table of earlier runs into docs/faults.md")
+    tell.add_argument("results", type=Path, nargs="+", metavar="FILE", help="what --results has written")
+    tell.add_argument("--document", type=Path, default=Path("docs/faults.md"), help="(default: %(default)s)")
     return top
 
 
@@ -88,12 +92,14 @@ def _run(given: argparse.Namespace) -> int:
                 if stop.asked or (results and given.minutes and time.monotonic() > end_s):
                     break
                 where = folder / f"{seed}-{scenario.name}{mutant and '-' + mutant}"
+                rounds = given.rounds or (scenario.long if given.minutes else 0) or scenario.quick
                 broker.start()
-                bench = Bench(
-                    where, broker, proxy, seed, given.rounds or scenario.quick, mutant, _say, lambda: stop.asked
-                )
+                patience = 0.4 if given.minutes else 1.0
+                bench = Bench(where, broker, proxy, seed, rounds, mutant, patience, _say, lambda: stop.asked)
                 result = run(scenario, bench)
                 results.append(result)
+                if given.results:
+                    report.keep(given.results, result)
                 _tell(result)
                 if not result.failed and not given.keep:
                     shutil.rmtree(where, ignore_errors=True)
@@ -105,8 +111,6 @@ def _run(given: argparse.Namespace) -> int:
         print(json.dumps(report.as_json(results), indent=1))
     else:
         print(report.text(results))
-    if given.report:
-        report.write(given.report, results)
     if bad or given.keep:
         _say(f"logs and accounts are in {folder}")
     else:
@@ -130,6 +134,9 @@ def main() -> int:
             print(
                 f"{scenario.name:22} {scenario.ids:8} {scenario.what}; red with: {', '.join(scenario.mutants) or '-'}"
             )
+        return 0
+    if given.command == "report":
+        report.write(given.document, report.kept(given.results))
         return 0
     logging.disable(logging.CRITICAL)  # clients that report what we do to their broker
     return _run(given)

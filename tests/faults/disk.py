@@ -33,6 +33,15 @@ def _run(*command: str) -> None:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
+def _unmount(path: Path) -> None:
+    """Now, or as soon as nobody looks into it any more."""
+    try:
+        _run("umount", str(path))
+    except OSError:
+        with contextlib.suppress(OSError):
+            _run("umount", "--lazy", str(path))
+
+
 class PowerDisk:
     """An ext4 of its own on a file. `path` is where it is mounted."""
 
@@ -66,8 +75,7 @@ class PowerDisk:
 
     def close(self) -> None:
         """Unmount and remove."""
-        with contextlib.suppress(OSError):
-            _run("umount", str(self.path))
+        _unmount(self.path)
         self._image.unlink(missing_ok=True)
 
 
@@ -99,5 +107,4 @@ class SmallDisk:
 
     def close(self) -> None:
         """Unmount."""
-        with contextlib.suppress(OSError):
-            _run("umount", str(self.path))
+        _unmount(self.path)

@@ -114,9 +114,9 @@ def silent_drop() -> None:
     """The spool names nothing of what it gives up."""
     if not _is("edge_filters"):
         return
-    from edge_filters.io import spool
+    from edge_filters import gaps
 
-    _replace(spool.Gaps, "add", lambda self, parcel, reason: None)
+    _replace(gaps.Gaps, "add", lambda self, parcel, reason: None)
 
 
 MUTANTS: dict[str, Mutant] = {

@@ -107,7 +107,7 @@ def _fill(bench: Bench, world: World, turn: int) -> None:
 SCENARIOS = (
     Scenario(
         "power-cut-edge", "S3", "power cut below the edge's state, mostly while the broker hangs", _cut_edge,
-        {"early-ack": "lost"}, _edge_on_disk, quick=4, needs_root=True,
+        {"early-ack": "lost"}, _edge_on_disk, quick=4, long=50, needs_root=True,
     ),
     Scenario(
         "power-cut-broker", "K3", "power cut below a broker that forces each batch to disk", _cut_broker,

@@ -108,21 +108,21 @@ def _die_in_pipeline(bench: Bench, world: World, turn: int) -> None:
 SCENARIOS = (
     Scenario(
         "kill-edge", "S1", "kill -9 of the edge process, every second time while the broker hangs", _kill_edge,
-        {"spool-in-memory": "lost"}, quick=4,
+        {"spool-in-memory": "lost"}, quick=4, long=60,
     ),
-    Scenario("kill-worker", "P1 P2", "kill -9 of the worker", _kill("worker"), _PIPELINE_MUTANTS, _pipeline, quick=3),
-    Scenario("kill-prism", "P1", "kill -9 of the engine", _kill("prism"), _PIPELINE_MUTANTS, _pipeline),
-    Scenario("kill-pipeline", "P1", "kill -9 of the supervisor", _kill("pipeline"), _PIPELINE_MUTANTS, _pipeline),
+    Scenario("kill-worker", "P1 P2", "kill -9 of the worker", _kill("worker"), _PIPELINE_MUTANTS, _pipeline, 3, 5),
+    Scenario("kill-prism", "P1", "kill -9 of the engine", _kill("prism"), _PIPELINE_MUTANTS, _pipeline, 2, 5),
+    Scenario("kill-pipeline", "P1", "kill -9 of supervisor", _kill("pipeline"), _PIPELINE_MUTANTS, _pipeline, 2, 15),
     Scenario(
         "kill-broker", "K1", "kill -9 of the broker, every second time of the edge too; back after up to 2 s",
-        _kill_broker, {"ack-on-send": "lost"},
+        _kill_broker, {"ack-on-send": "lost"}, long=4,
     ),
     Scenario(
-        "kill-any", "X1", "kill -9 of a process that the seed chooses", _kill_any, _PIPELINE_MUTANTS, _pipeline, quick=4
+        "kill-any", "X1", "kill -9 of a process that the seed chooses", _kill_any, _PIPELINE_MUTANTS, _pipeline, 4, 15
     ),
     Scenario(
         "die-in-edge", "S2", "the edge dies at a named place: between write, fsync, pointer, unlink", _die_in_edge,
-        world=lambda bench: bench.world(spool_bytes="1MiB", pace_s=0.02), quick=3, may_lose=True,
+        world=lambda bench: bench.world(spool_bytes="1MiB", pace_s=0.01), quick=3, may_lose=True,
     ),
     Scenario(
         "die-in-pipeline", "P2", "the pipeline dies at a named place: around each step of a transaction",

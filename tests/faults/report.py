@@ -1,12 +1,14 @@
-"""The table of a run, as text, Markdown and JSON."""
+"""The table of a run as text and JSON, and what docs/faults.md says of runs and scenarios."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.faults.catalogue import SCENARIOS
 from tests.faults.checker import KINDS
 from tests.faults.scenario import Result
 
@@ -85,13 +87,44 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+def keep(path: Path, result: Result) -> None:
+    """Append a result to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(result)) + "\n")
+
+
+def kept(paths: Sequence[Path]) -> list[Result]:
+    """What `keep` has written."""
+    return [Result(**json.loads(line)) for path in paths for line in path.read_text().splitlines()]
+
+
+def scenarios() -> str:
+    """What is done and what each scenario is proved by, for docs/faults.md."""
+    lines = ["| scenario | matrix | what is done | turns red with |", "|---|---|---|---|"]
+    for one in SCENARIOS:
+        proofs = ", ".join(f"`{mutant}`: {kind}" for mutant, kind in one.mutants.items()) or "no mutant yet"
+        lines.append(f"| {one.name} | {one.ids} | {one.what} | {proofs} |")
+    return "\n".join(lines)
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Put content between the marks of a name. Raises ValueError: there are none.
+
+    >>> fill("a <!-- x: begin --> old <!-- x: end --> b", "x", "new").split()
+    ['a', '<!--', 'x:', 'begin', '-->', 'new', '<!--', 'x:', 'end', '-->', 'b']
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, mark, rest = text.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not mark or not closing:
+        raise ValueError(f"no place for {name}: {begin} … {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
-    """Put the table between the marks of a Markdown file. Raises ValueError: it has no marks."""
-    before, mark, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise ValueError(f"{path} has no place for the table: {BEGIN} … {END}")
-    path.write_text(f"{before}{BEGIN}\n{markdown(results)}\n{END}{after}")
+    """Write scenarios and results into a Markdown file with places for them. Raises ValueError."""
+    text = fill(path.read_text(), "scenarios", scenarios())
+    sound = [result for result in results if not result.mutant]
+    broken = [result for result in results if result.mutant]
+    text = fill(text, "results", markdown(sound))
+    path.write_text(fill(text, "proofs", markdown(broken)))

@@ -27,6 +27,7 @@ class Bench:
     seed: int
     rounds: int
     mutant: str = ""
+    wait_for: float = 1.0  # share of the faults after which recovery is waited for, and measured
     say: Callable[[str], None] = lambda _: None
     stopped: Callable[[], bool] = lambda: False
     dice: random.Random = field(init=False)
@@ -100,9 +101,8 @@ class Scenario:
     #: Broken builds that must turn it red, and the kind that each must cause: red by another would prove nothing.
     mutants: Mapping[str, str] = field(default_factory=dict)
     world: Callable[[Bench], AbstractContextManager[World]] = lambda bench: bench.world()
-    quick: int = 2  # rounds in the short set
-    #: Whether recovery is counted: from the end of the fault to the first answer to something sensed after it.
-    recovers: bool = True
+    quick: int = 2  # rounds in a short run
+    long: int = 0  # rounds in a run of many minutes; 0: as in a short one
     needs_root: bool = False
     #: Whether records may be lost, as long as gap markers name as many.
     may_lose: bool = False
@@ -122,7 +122,8 @@ def run(scenario: Scenario, bench: Bench) -> Result:
                     bench.say(f"{scenario.name}: round {turn + 1} of {bench.rounds}")
                     scenario.harm(bench, world, turn)
                     result.harmed += 1
-                    if scenario.recovers:
+                    # now and then the next fault comes before all is well again; then there is no figure
+                    if turn == bench.rounds - 1 or bench.dice.random() < bench.wait_for:
                         world.recoveries_s.append(world.recovered(time.time_ns() // 1000))
             except (Stuck, TidegateError) as stuck:
                 world.trouble.append(str(stuck))

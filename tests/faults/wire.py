@@ -59,7 +59,7 @@ def decode(value: bytes) -> dict[str, Any]:
         raise Unreadable(f"unknown header {value[:10].hex()}")
     body = io.BytesIO(value[10:])
     try:
-        fields = fastavro.schemaless_reader(body, schema)
+        fields: Any = fastavro.schemaless_reader(body, schema)
     except Exception as cause:
         raise Unreadable(f"{type(cause).__name__}: {cause}") from cause
     if body.read(1):

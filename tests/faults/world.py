@@ -290,15 +290,16 @@ class World:
         assert self.pipeline is not None
         try:
             top = psutil.Process(self.pipeline.pid)
-            below = top.children(recursive=True)
+            below: list[psutil.Process] = top.children(recursive=True)
+            jobs: list[psutil.Process] = top.children()[:1]
             if which == "pipeline":
                 return [top]
             if which == "job":
-                return top.children()[:1]
+                return jobs
             prism = [p for p in below if "prism" in p.name()]
             if which == "prism":
                 return prism
-            return [p for p in below if p not in prism and p not in top.children()] or top.children()[:1]
+            return [p for p in below if p not in prism and p not in jobs] or jobs
         except psutil.NoSuchProcess:
             return []
 
