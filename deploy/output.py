@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from schemas.printing import as_json, harmless
 
 
 def add_format(parser: argparse.ArgumentParser, choices: Sequence[str] = ("table", "json")) -> None:
@@ -24,7 +25,7 @@ def add_summary_format(parser: argparse.ArgumentParser, what: str = "the summary
 
 def print_json(value: object) -> None:
     """One JSON document."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(as_json(value, indent=2))
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
@@ -51,7 +52,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
 
 def note(line: str) -> None:
     """Progress and hints, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(harmless(line), file=sys.stderr, flush=True)
 
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "yes": "green", "no": "bold red"}
@@ -62,4 +63,4 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return harmless(str(value))

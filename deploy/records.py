@@ -8,7 +8,6 @@ import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -75,7 +74,8 @@ class Line:
         return safe(self._text())
 
     def _text(self) -> str:
-        at = datetime.fromtimestamp(self.stamped_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+        whole = utc(self.stamped_ms * 1000)  # a producer may have stamped it with anything
+        at = whole[11:23] if whole.endswith("Z") else whole
         key = "-" if self.key is None else self.key.decode(errors="backslashreplace")
         head = f"{at} {self.topic}/{self.partition}@{self.offset} {key}"
         if self.problem is not None:

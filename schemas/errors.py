@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.printing import harmless
+
 
 class TidegateError(Exception):
     """Root of everything this project raises on purpose.
@@ -20,7 +22,7 @@ class TidegateError(Exception):
 
     def __str__(self) -> str:
         at = ", ".join(f"{k}={v!r}" for k, v in self.where.items())
-        return self.problem + (f" ({at})" if at else "") + (f"; {self.fix}" if self.fix else "")
+        return harmless(self.problem + (f" ({at})" if at else "") + (f"; {self.fix}" if self.fix else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.problem, self.fix, self.where)

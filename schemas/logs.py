@@ -9,7 +9,6 @@ Fields beside these are only those of FIELDS, which our own code names with `ext
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import threading
@@ -17,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
+
+from schemas.printing import as_json, harmless
 
 FORMATS = ("text", "json")
 #: What `extra=` may add, in this order.
@@ -69,7 +70,7 @@ class Redacting(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter.format."""
-        return self.hide(super().format(record))
+        return harmless(self.hide(super().format(record)))
 
 
 class JsonLines(Redacting):
@@ -92,7 +93,7 @@ class JsonLines(Redacting):
         line |= {name: str(getattr(record, name)) for name in FIELDS if hasattr(record, name)}
         if record.exc_info:
             line["exception"] = self.hide(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False)
+        return as_json(line)
 
 
 def is_json() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from deploy.commands.record import start_of
 
@@ -46,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     from deploy import address, records
     from deploy.recording.span import NOW
+    from schemas.printing import as_json
 
     where = address.resolve(args.bootstrap_servers)
     start: str | int = "beginning" if args.start is None else "end"
@@ -54,6 +54,4 @@ def run(args: argparse.Namespace) -> None:
         start = now_us - args.start.after(now_us)
     lines = records.follow(where, args.prefix + args.topic, start=start, limit=args.count, follow=not args.no_follow)
     for record in lines:
-        print(
-            json.dumps(record.as_json(), ensure_ascii=False) if args.output == "json" else record.as_text(), flush=True
-        )
+        print(as_json(record.as_json()) if args.output == "json" else record.as_text(), flush=True)
