@@ -82,11 +82,12 @@ class Lane:
         self.holes: list[tuple[int, int]] = []  # numbers that nothing was found of, end excluded, in order
         self.notices: list[str] = []
         self.waiting_by_key: Counter[bytes] = Counter()  # as found at the start
-        self.waiting_bytes = self.acked = 0
+        self.waiting_bytes = 0
+        self.acked = self.end = 0  # below the one all is done with; the other is the next number
         self.handle = -1
         self.synced = 0  # below it everything is on the disk
         self.names_dirty = False
-        self._retired: list[int] = []  # handles of full segments that a thread may still force to the disk
+        self._retired: dict[Path, int] = {}  # handles of full segments that are to be forced to the disk
         self._disk = disk
         self._tail = (OWNER_BYTES, 0)  # offset behind the last whole frame of the last segment, and the next number
         self._spool = spool
@@ -100,9 +101,8 @@ class Lane:
             if name.endswith(SUFFIX):
                 self._open_segment(folder / name)
         if self.segments:
-            self._end_cleanly(self.segments[-1])
             self.acked = max(self.acked, self.segments[0].first)
-        self.end = max(self.acked, self.segments[-1].end if self.segments else 0)
+            self.end = max(self.acked, self._end_cleanly(self.segments[-1]))
         self.synced = self.end
         self.damaged = sum(end - max(first, self.acked) for first, end in self.holes if end > self.acked)
         self.used = sum(segment.size for segment in self.segments)
@@ -120,6 +120,7 @@ class Lane:
         else:
             self._pointer = self._disk.open(path)
         self._turn, self.acked = read_slots(self._disk.read(path), self._seed)
+        self.end = self.acked
 
     def _open_segment(self, path: Path) -> None:
         data = self._disk.read(path)
@@ -148,21 +149,21 @@ class Lane:
                 self.waiting_by_key[found.parcel.key] -= 1
         self.segments.append(segment)
 
-    def _end_cleanly(self, segment: Segment) -> None:
-        """Cut off the last segment behind its last whole frame, so that the next one follows it."""
+    def _end_cleanly(self, segment: Segment) -> int:
+        """Cut off the last segment behind its last whole frame; returns the number that follows it."""
         offset, number = self._tail
+        if segment.size < OWNER_BYTES:  # made just before the crash
+            self._disk.remove(segment.path)
+            self.segments.pop()
+            return number
         self.handle = self._disk.open(segment.path)
-        if segment.size < OWNER_BYTES:  # a name without content: made just before the crash
-            self._disk.truncate(self.handle, 0)
-            self._disk.append(self.handle, Owner(self._spool, self.priority, segment.first).packed())
-            self._disk.sync(self.handle)
-        elif segment.size > offset:
-            self.notices.append(
-                f"a torn record at the end of {segment.path} was cut off: {segment.size - offset} bytes"
-            )
+        if segment.size > offset:
+            cut = segment.size - offset
+            self.notices.append(f"a torn record at the end of {segment.path} was cut off: {cut} bytes")
             self._disk.truncate(self.handle, offset)
             self._disk.sync(self.handle)
-        segment.size, segment.end = max(OWNER_BYTES, offset), number
+        segment.size, segment.end = offset, number
+        return number
 
     # -- in -------------------------------------------------------------------------------------------------------
 
@@ -189,6 +190,8 @@ class Lane:
         except OSError:
             with contextlib.suppress(OSError):  # so that the next append does not follow half a frame
                 self._disk.truncate(self.handle, segment.size)
+                if self._fsync != "never":  # or a power cut brings back what is about to be named as given up
+                    self._disk.sync(self.handle)
             raise
         reach("spool.append.written")
         segment.size += len(data)
@@ -202,7 +205,9 @@ class Lane:
         """Begin a segment. Raises OSError: there is none more than before."""
         path = self.folder / f"{self.end:020d}{SUFFIX}"
         if self.segments and self.segments[-1].path == path:  # nothing but its head is in it
-            return
+            if self.handle >= 0:
+                return
+            self.segments.pop()
         if self._fsync == "always":
             self.sync()
         handle = self._make(path)
@@ -214,7 +219,7 @@ class Lane:
             if self._fsync == "never":
                 self._disk.close(self.handle)
             else:
-                self._retired.append(self.handle)
+                self._retired[self.segments[-1].path] = self.handle
         self.handle = handle
         self.segments.append(Segment(path, self.end, self.end, OWNER_BYTES))
         self.used += OWNER_BYTES
@@ -237,7 +242,7 @@ class Lane:
     def sync(self) -> None:
         """Force what was appended to the disk. Raises OSError: nobody knows what is there."""
         end = self.end
-        for handle in (*self._retired, self.handle):
+        for handle in (*self._retired.values(), self.handle):
             if handle >= 0:
                 self._disk.sync(handle)
         reach("spool.fsync")
@@ -255,7 +260,7 @@ class Lane:
 
         It returns the number for `synced`, below which everything is on the disk then. Raises OSError as `sync`.
         """
-        retired, self._retired = self._retired, []
+        retired, self._retired = list(self._retired.values()), {}
         handle, end, names_dirty = self.handle, self.end, self.names_dirty
         self.names_dirty = False
 
@@ -361,6 +366,11 @@ class Lane:
         self._disk.write_at(self._pointer, self._turn % 2 * SLOT_APART, slot(self._turn, self.acked, self._seed))
         reach("spool.pointer")
 
+    def sync_pointer(self) -> None:
+        """Force the pointer to the disk, where anything is. Raises OSError."""
+        if self._fsync != "never":
+            self._disk.sync(self._pointer)
+
     def _has_done(self) -> bool:
         return len(self.segments) > 1 and self.segments[0].end <= self.acked
 
@@ -368,12 +378,13 @@ class Lane:
         """Remove segments that are done with, all but the last; the pointer is forced to the disk before. OSError."""
         if not self._has_done():
             return
-        if self._fsync != "never":
-            self._disk.sync(self._pointer)
+        self.sync_pointer()
         while self._has_done():
             segment = self.segments.pop(0)
             self._disk.remove(segment.path)
             reach("spool.unlink")
+            if (handle := self._retired.pop(segment.path, -1)) >= 0:  # as long as it is open it takes room
+                self._disk.close(handle)
             self.used -= segment.size
         self.holes = [hole for hole in self.holes if hole[1] > self.segments[0].first]
 
@@ -383,7 +394,7 @@ class Lane:
             if self._fsync != "never":
                 self.sync()
         finally:
-            for handle in (*self._retired, self.handle, self._pointer):
+            for handle in (*self._retired.values(), self.handle, self._pointer):
                 if handle >= 0:
                     self._disk.close(handle)
             self._retired.clear()

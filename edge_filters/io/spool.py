@@ -58,6 +58,7 @@ class FileSpool:
         max_bytes: int,
         fsync: Fsync = "interval",
         fsync_every_s: float = 1.0,
+        segment_bytes: int | None = None,
         disk: Disk | None = None,
         clock: Callable[[], int] = wall_us,
     ) -> None:
@@ -68,6 +69,7 @@ class FileSpool:
             max_bytes: of all segments together.
             fsync: "always": before `append` returns; "interval": by a thread; "never": the kernel decides.
             fsync_every_s: for "interval".
+            segment_bytes: size from which on the next segment is begun; a sixteenth of all, 64 KiB to 4 MiB.
             disk: file operations; the real ones by default.
             clock: for gap markers, microseconds since 1970.
 
@@ -101,9 +103,11 @@ class FileSpool:
                 fix="stop that process, or give this one a spool of its own",
             ) from None
         with self._disk_errors():
+            if "reserve" in self._disk.names(folder):
+                self._spend_reserve()  # a start on a full disk needs a little of it
             self._id = self._identify()
             self._sort_out()
-            segment_bytes = max(64 * 1024, min(4 * 1024 * 1024, max_bytes // 16))
+            segment_bytes = segment_bytes or max(64 * 1024, min(4 * 1024 * 1024, max_bytes // 16))
             self._lanes = {
                 priority: Lane(self._disk, folder / NAMES[priority], priority, self._id, segment_bytes, fsync)
                 for priority in Priority
@@ -185,7 +189,7 @@ class FileSpool:
                 waiting = list(lane.waiting_in(segment))
                 if not waiting:
                     continue
-                if not named.has(waiting[0]):
+                if not named.has(waiting[-1]):  # the last one: those before it may have arrived and come back
                     break
                 self._forget(lane, waiting, segment.end)
                 lane.waiting_by_key -= Counter(parcel.key for parcel in waiting)
@@ -354,6 +358,7 @@ class FileSpool:
     def _forget(self, lane: Lane, gone: Sequence[Parcel], end: int) -> None:
         lane.waiting_bytes -= sum(map(frame_bytes, gone))
         lane.move(end)
+        lane.sync_pointer()  # before the marker can be sent: what it names must not come back
 
     def _mark(self, gaps: Gaps) -> None:
         """Write markers, all or none after a crash too, and force them to the disk."""
@@ -384,16 +389,19 @@ class FileSpool:
         except OSError as failed:
             if failed.errno not in _FULL or not self._reserved:
                 raise
-            self._reserved = False
-            handle = self._disk.open(self._folder / "reserve")
-            try:
-                self._disk.truncate(handle, 0)
-            finally:
-                self._disk.close(handle)
+            self._spend_reserve()
             write()
 
+    def _spend_reserve(self) -> None:
+        self._reserved = False
+        handle = self._disk.open(self._folder / "reserve")
+        try:
+            self._disk.truncate(handle, 0)
+        finally:
+            self._disk.close(handle)
+
     def _reserve(self) -> None:
-        """Fill the reserve, where the disk has room."""
+        """Fill the reserve as far as the disk has room: a little of it is enough for a marker."""
         if self._reserved:
             return
         path = self._folder / "reserve"
@@ -406,7 +414,7 @@ class FileSpool:
         except OSError as failed:
             if failed.errno not in _FULL:
                 raise
-            self._disk.truncate(handle, 0)
+            self._reserved = len(self._disk.read(path)) > 0
         finally:
             self._disk.close(handle)
 
