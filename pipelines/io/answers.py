@@ -287,9 +287,6 @@ class Answers:
                         if self._landed(transaction):
                             return True
                     self._attempt(self._writer, transaction)
-                    if self._writer.spent:
-                        self._writer.close()
-                        self._writer = None
                 if away:
                     log.warning("answers are written again")
                 return True

@@ -1,14 +1,15 @@
 """The log on librdkafka (extra `fast`): the reader of the source and the producer of the sink.
 
 What is promised is the same as on kafka-python, and so are the names of the settings. Committed offsets stay with
-kafka-python: confluent-kafka 2.16 reads past the end of the note beside one, and commits are few and small.
+kafka-python: confluent-kafka 2.16 reads past the end of the note beside one, and commits are few and small. So do
+transactions: librdkafka sends the end of one again by itself after a lost connection and tells nobody, and the first
+copy, when it arrives at last, commits what it finds then (docs/adr/0023-answers-with-their-positions.md).
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,18 +26,8 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from pipelines.io.chunk import Outgoing, Record
 from pipelines.io.kafka_python import KafkaPythonReader
-from pipelines.io.outcome import Step
 from pipelines.io.partition import Partition
-from pipelines.io.transport import (
-    ATTEMPT_S,
-    TRANSACTION_TIMEOUT_S,
-    Committed,
-    LogAway,
-    OffsetsGone,
-    Read,
-    Trouble,
-    is_retried,
-)
+from pipelines.io.transport import Committed, LogAway, OffsetsGone, Read, is_retried
 from schemas.librdkafka import translated
 
 #: How long the broker may take to answer a question before it counts as away.
@@ -221,13 +212,8 @@ def _answered() -> Iterator[None]:
 class ConfluentProducer:
     """An idempotent producer for many records at once, with kafka-python's errors."""
 
-    def __init__(
-        self, bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any], more: Mapping[str, Any] | None = None
-    ) -> None:
-        """`timeout_s`: how long a record may take, outages included. `more`: librdkafka's settings, under its names.
-
-        Raises ConfigError: as the reader.
-        """
+    def __init__(self, bootstrap_servers: str, timeout_s: float, client: Mapping[str, Any]) -> None:
+        """`timeout_s`: how long a record may take, outages included. Raises ConfigError: as the reader."""
         self._timeout_s = timeout_s
         self._settings = {
             "linger.ms": 5,
@@ -241,7 +227,6 @@ class ConfluentProducer:
             "message.timeout.ms": int(timeout_s * 1000),
             "message.max.bytes": 1 << 20,
             "partitioner": "murmur2_random",  # Kafka's own choice by key
-            **(more or {}),
         }
         self._producer = ck.Producer(self._settings)
 
@@ -266,8 +251,7 @@ class ConfluentProducer:
                 self._producer.poll(0.05)
             except ck.KafkaException as failed:
                 error = failed.args[0]
-                if error.fatal() and "transactional.id" not in self._settings:
-                    # it will never send again: the next bundle gets a new one
+                if error.fatal():  # it will never send again: the next bundle gets a new one
                     self._producer = ck.Producer(self._settings)
                 raise KafkaError(f"{error.name()}: {error.str()}") from failed
             else:
@@ -306,103 +290,3 @@ class Lot:
         for error in self._answers:
             if error is not None:
                 raise KafkaError(f"{error.name()}: {error.str()}")
-
-
-class ConfluentTransactions:
-    """Implements transport.Transactions.
-
-    librdkafka sends a request again by itself after a lost connection, and says so only to `error_cb`: what it has
-    done over one that was lost counts, and then the producer is spent.
-    """
-
-    def __init__(
-        self, bootstrap_servers: str, transactional_id: str, group_id: str, client: Mapping[str, Any], timeout_s: float
-    ) -> None:
-        """Take the name over. `timeout_s`: for ending what was open under it. Raises Trouble, ConfigError."""
-        self.spent, self._sent, self._group = False, [], None  # type: tuple[bool, list[Lot], Any]
-        self._inside = ConfluentProducer(
-            bootstrap_servers,
-            ATTEMPT_S,
-            client,
-            {
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": round(TRANSACTION_TIMEOUT_S * 1000),
-                "socket.timeout.ms": 5_000,
-                "retry.backoff.ms": 10,
-                "error_cb": self._said,
-            },
-        )
-        self._producer = self._inside._producer
-        try:
-            with _in(Step.OPEN):
-                # never joins or reads: it only knows how to say which group
-                mine = {**_QUIET, **translated(client), "bootstrap.servers": bootstrap_servers, "group.id": group_id}
-                self._group = ck.Consumer(mine)
-                self._producer.init_transactions(timeout_s)
-                self._producer.poll(0)
-        except Trouble:
-            self.close()
-            raise
-        self.spent = False  # nothing that a lost connection may have carried is open any more
-
-    def begin(self) -> None:
-        """See Transactions."""
-        with _in(Step.BEGIN):
-            self._producer.begin_transaction()
-        self._sent = []
-
-    def send(self, topic: str, records: Sequence[Outgoing]) -> None:
-        """See Transactions."""
-        with _in(Step.SEND):
-            self._sent.append(self._inside.send(topic, records))
-
-    def flush(self, deadline_s: float) -> None:
-        """See Transactions."""
-        with _in(Step.SEND):
-            for lot in self._sent:
-                lot.wait(deadline_s)
-
-    def offsets(self, offsets: Mapping[Partition, Committed], deadline_s: float) -> None:
-        """See Transactions."""
-        wanted = [ck.TopicPartition(*p, c.offset, c.note) for p, c in offsets.items()]
-        with _in(Step.OFFSETS):
-            metadata = self._group.consumer_group_metadata()
-            self._producer.send_offsets_to_transaction(wanted, metadata, _left_s(deadline_s))
-
-    def commit(self, deadline_s: float) -> None:
-        """See Transactions."""
-        with _in(Step.COMMIT):
-            self._producer.commit_transaction(_left_s(deadline_s))
-            self._producer.poll(0)
-
-    def close(self, timeout: float = 0.0) -> None:
-        """See Transactions."""
-        with contextlib.suppress(ck.KafkaException):  # it says once more why it is of no use
-            self._producer.purge()
-            self._producer.poll(0)
-        if self._group is not None:
-            self._group.close()
-            self._group = None
-
-    def _said(self, error: Any) -> None:
-        """An error that belongs to no request, such as a lost connection."""
-        self.spent = True
-
-
-def _left_s(deadline_s: float) -> float:
-    return max(0.1, deadline_s - time.monotonic())
-
-
-@contextmanager
-def _in(step: Step) -> Iterator[None]:
-    try:
-        yield
-    except (ck.KafkaException, SystemError) as failed:
-        # what it raises on its way into one of our callbacks, Python wraps in a SystemError
-        cause = failed if isinstance(failed, ck.KafkaException) else failed.__cause__
-        if not isinstance(cause, ck.KafkaException):
-            raise
-        raise Trouble(step, cause.args[0].name(), cause.args[0].str()) from failed
-    except KafkaError as failed:
-        name, _, words = str(failed).rpartition("KafkaError: ")[2].partition(": ")
-        raise Trouble(step, name if name.isupper() else "_TIMED_OUT", words or str(failed)) from failed

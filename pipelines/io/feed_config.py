@@ -40,7 +40,7 @@ class FeedConfig:
     topics:             read together by one consumer; all of them must exist before anything is handed out.
     group_id:           names the committed offsets to start from; None starts at the beginning, without commits.
     client:             further settings of kafka-python's consumer (TLS, SASL, ...).
-    library:            which client reads; offsets are committed with kafka-python in any case.
+    library:            which client reads; offsets and transactions are kafka-python's in any case.
     start_deadline_s:   how long the broker and the topics may be missing at start; None waits for ever.
     buffer_bytes:       for all partitions together; a partition pauses when its share is full.
     memory_topic:       where earlier runs have kept what the dedupe knew; empty: nowhere.
@@ -106,13 +106,12 @@ class FeedConfig:
         return KafkaPythonReader(lambda: self.consumer(**other))
 
     def transactions(self, transactional_id: str) -> Transactions:
-        """Takes that name over, to write records and this group's offsets. Raises Trouble, MissingToolError."""
+        """Takes that name over, to write records and this group's offsets; with kafka-python in any case.
+
+        Raises Trouble.
+        """
         assert self.group_id is not None
         client = {name: value for name, value in self.client.items() if name in KafkaProducer.DEFAULT_CONFIG}
-        if self.library == "confluent":
-            from pipelines.io.confluent import ConfluentTransactions
-
-            return ConfluentTransactions(self.bootstrap_servers, transactional_id, self.group_id, client, ATTEMPT_S)
         return KafkaPythonTransactions(self.bootstrap_servers, transactional_id, self.group_id, client, ATTEMPT_S)
 
 

@@ -98,7 +98,7 @@ class KafkaPythonReader:
             found = self._consumer.committed(TopicPartition(*partition), metadata=True, timeout_ms=REQUEST_MS)
         if found is None or found.offset < 0:
             return None
-        return Committed(found.offset, (found.metadata or "").partition("\0")[0])  # confluent-kafka writes one more
+        return Committed(found.offset, found.metadata or "")
 
     def close(self) -> None:
         """See LogReader."""
@@ -147,7 +147,6 @@ class KafkaPythonTransactions:
         self, bootstrap_servers: str, transactional_id: str, group_id: str, client: Mapping[str, Any], timeout_s: float
     ) -> None:
         """Take the name over. `timeout_s`: for connecting, and for ending what was open under it. Raises Trouble."""
-        self.spent = False
         self._group_id, self._sent, self._lots = group_id, [], 0  # type: tuple[str, list[bulk.Sent], int]
         self._producer: Any = None
         with _step(Step.OPEN):

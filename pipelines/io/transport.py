@@ -131,11 +131,9 @@ class Trouble(Exception):
 class Transactions(Protocol):
     """Writes records and offsets of one group in transactions. To make one is to take its name over.
 
-    Used by one thread. Every call may raise Trouble; after that, only close() makes sense. `spent`: it has worked, but
-    a connection was lost in between, and what was sent over it may still be on its way: use a new one.
+    Used by one thread. Every call may raise Trouble; after that, only close() makes sense. No request that adds offsets
+    or ends a transaction is sent a second time when its outcome is not known; that is Trouble, too.
     """
-
-    spent: bool
 
     def begin(self) -> None:
         """Begin a transaction."""

@@ -50,7 +50,6 @@ class MemoryWriter:
     """Implements transport.Transactions."""
 
     def __init__(self, broker: MemoryTransactions, epoch: int) -> None:
-        self.spent = False
         self._broker, self._epoch = broker, epoch
         self._records: list[tuple[str, Outgoing]] = []
         self._offsets: dict[Partition, Committed] = {}

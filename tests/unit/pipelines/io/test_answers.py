@@ -116,18 +116,6 @@ def test_an_outcome_that_nobody_knows_is_found_out_and_nothing_is_written_twice(
     assert broker.epoch == 2
 
 
-def test_a_writer_that_is_spent_is_not_used_again(rig: Rig) -> None:
-    until(lambda: rig.broker.count == 1, "the process has signed its position")
-    assert rig.answers._writer is not None
-    rig.answers._writer.spent = True
-    for begin in (0, 5):
-        rig.decide(rig.chunk(begin, begin + 5))
-        rig.answers.flush(5)
-        until(lambda to=begin + 5: rig.settled() == to, "it is settled")
-    assert rig.broker.epoch == 2
-    assert rig.out() == list(range(10))
-
-
 def test_whoever_lost_the_name_to_one_that_has_signed_ends_and_has_written_nothing() -> None:
     broker = MemoryTransactions()
     old = Rig(broker)

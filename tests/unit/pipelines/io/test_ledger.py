@@ -132,3 +132,35 @@ def test_what_was_not_worth_handing_on_is_answered_by_everyone_at_once() -> None
 def test_a_note_of_somebody_else_is_refused(text: str) -> None:
     with pytest.raises(DecodeError):
         CommitNote.parse(text)
+
+
+def test_of_exact_topics_the_answered_position_goes_to_transactions_and_not_to_the_committer() -> None:
+    ledger = LedgerCore(["out"], {"win": 0}, exact=["t"])
+    exact, other = Partition("t", 0), Partition("u", 0)
+    for p in (exact, other):
+        ledger.begin(p, 5, Resume(5, (("win", 7),)))
+        ledger.register(p, 5, 9, 0)
+        for branch in ("out", "win"):
+            ledger.acknowledge(branch, Receipt("f", *p, 5, 9))
+    assert list(ledger.commits()) == [other]
+    assert list(ledger.answered()) == [exact]
+    assert ledger.answered()[exact].offset == 9
+    assert ledger.standing()[exact].safe == 5
+    assert ledger.in_flight() == 1
+    ledger.settled({exact: 9})
+    assert ledger.standing()[exact].safe == 9
+    assert ledger.in_flight() == 0
+
+
+def test_a_transaction_names_no_horizon_that_is_not_committed_with_the_other_partitions() -> None:
+    """Else a window would count as closed for which the records of those are read again."""
+    ledger = LedgerCore(["out"], {"win": 0}, exact=["t"])
+    exact, other = Partition("t", 0), Partition("u", 0)
+    for p in (exact, other):
+        ledger.begin(p, 0, Resume(0, (("win", 7),)))
+        ledger.watermark(p, 100)
+    commits = ledger.commits()
+    assert commits[other].note.horizons == {"win": 100}
+    assert ledger.answered()[exact].note.horizons == {"win": 7}
+    ledger.confirmed(commits)
+    assert ledger.answered()[exact].note.horizons == {"win": 100}
