@@ -13,6 +13,7 @@ from deploy.explain.survey import Device, Survey
 from deploy.page import render, write_page
 from deploy.recording.files import everything
 from deploy.text import duration, safe, utc
+from schemas.clocks import latency_us
 
 #: Devices that are drawn, those with the most events first; tables have all of them.
 DRAWN = 40
@@ -61,11 +62,12 @@ def figures(seen: Survey, damaged: Sequence[str]) -> dict[str, Any]:
 
 
 def percentiles(values_us: Sequence[int]) -> dict[str, float | int | None]:
-    """p50 and p99 in milliseconds, and of how many."""
-    if not values_us:
+    """p50 and p99 in milliseconds, and of how many: a wrong clock gives no latency."""
+    known = [us for value in values_us if (us := latency_us(0, value)) is not None]
+    if not known:
         return {"p50": None, "p99": None, "count": 0}
-    p50, p99 = np.percentile(np.array(values_us, np.float64) / 1000.0, [50, 99])
-    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "count": len(values_us)}
+    p50, p99 = np.percentile(np.array(known, np.float64) / 1000.0, [50, 99])
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "count": len(known)}
 
 
 def write(seen: Survey, found: dict[str, Any], paths: Sequence[Path], out: Path) -> None:
