@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set everything up inside this folder: `.venv` (Python packages), `.tools` (Kafka jars, Prism).
+"""Set everything up inside this folder: `.venv` (Python packages), `.tools` (Kafka and Flink jars, Prism).
 
 Runs on any plain Python 3, standard library only, because it makes the environment that everything else runs in.
 A second run finds its stamps and does nothing. Nothing is written outside the project folder.
@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # started as a file: the packages stand one folde
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from deploy import contained, toolchain, versions
-from deploy.paths import POM, ROOT, TOOLS, VENV
+from deploy.paths import FLINK_POM, POM, ROOT, TOOLS, VENV
 from schemas.errors import ConfigError, MissingToolError, TidegateError, UnavailableError, exit_code
 
 LOCK = ROOT / "requirements" / "dev.txt"
@@ -63,23 +63,38 @@ def kafka_stamp() -> str:
 
 def fetch_kafka(run: Runner) -> None:
     """The broker's jars in `.tools/kafka/libs`, fetched by Maven from the committed pom."""
+    _fetch_jars(run, f"fetching Kafka {versions.kafka()}", "kafka", POM)
+
+
+def flink_stamp() -> str:
+    """What the jars of the cluster were fetched by."""
+    return _digest(FLINK_POM.read_bytes())
+
+
+def fetch_flink(run: Runner) -> None:
+    """Flink and Beam's job server in `.tools/flink/libs`, fetched by Maven from the committed pom."""
+    _fetch_jars(run, f"fetching Flink {versions.flink()}", "flink", FLINK_POM)
+
+
+def _fetch_jars(run: Runner, doing: str, name: str, pom: Path) -> None:
+    """Everything that `pom` needs to run, in `.tools/NAME/libs`."""
     toolchain.find(toolchain.JAVA)
     maven = toolchain.find(toolchain.MAVEN)
-    libs = TOOLS / "kafka" / "libs"
+    libs, repository = TOOLS / name / "libs", TOOLS / "m2" / name  # two of these may run side by side
     shutil.rmtree(libs, ignore_errors=True)
     # --strict-checksums: a jar that does not match its published checksum fails the build.
     arguments = [
         "--batch-mode",
         "--no-transfer-progress",
         "--strict-checksums",
-        f"--file={POM}",
-        f"-Dmaven.repo.local={TOOLS / 'm2'}",
+        f"--file={pom}",
+        f"-Dmaven.repo.local={repository}",
         f"-DoutputDirectory={libs}",
         "-DincludeScope=runtime",
         "dependency:copy-dependencies",
     ]
-    run(f"fetching Kafka {versions.kafka()}", [maven.path, *arguments])
-    shutil.rmtree(TOOLS / "m2", ignore_errors=True)  # the jars are copied
+    run(doing, [maven.path, *arguments])
+    shutil.rmtree(repository, ignore_errors=True)  # the jars are copied
 
 
 #: -trimpath keeps this machine's paths out of the program, -s -w the debug tables that nobody reads, -modcacherw lets
@@ -202,6 +217,7 @@ def _digest(*parts: bytes) -> str:
 STEPS: dict[str, Callable[[], Step]] = {
     "venv": lambda: Step("venv", VENV / "bin" / "tidegate", venv_stamp, make_venv),
     "kafka": lambda: Step("kafka", TOOLS / "kafka" / "libs", kafka_stamp, fetch_kafka),
+    "flink": lambda: Step("flink", TOOLS / "flink" / "libs", flink_stamp, fetch_flink),
     "prism": lambda: Step("prism", TOOLS / "bin" / "prism", prism_stamp, build_prism),
 }
 

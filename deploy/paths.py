@@ -10,12 +10,18 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 TOOLS = ROOT / ".tools"
 POM = ROOT / "deploy" / "kafka" / "pom.xml"
+FLINK_POM = ROOT / "deploy" / "flink" / "pom.xml"
 LOG4J = ROOT / "deploy" / "kafka" / "log4j2.properties"
 
 
 def kafka_libs() -> Path:
     """Folder of the broker's jars; TIDEGATE_KAFKA_LIBS names another one."""
     return Path(os.environ.get("TIDEGATE_KAFKA_LIBS") or TOOLS / "kafka" / "libs")
+
+
+def flink_libs() -> Path:
+    """Folder of the jars of Flink and of Beam's job server; TIDEGATE_FLINK_LIBS names another one."""
+    return Path(os.environ.get("TIDEGATE_FLINK_LIBS") or TOOLS / "flink" / "libs")
 
 
 def prism() -> Path:

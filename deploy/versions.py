@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from deploy.paths import POM, ROOT
+from deploy.paths import FLINK_POM, POM, ROOT
 from schemas.errors import ConfigError
 
 #: The broker and its tools are compiled for this Java.
@@ -18,6 +18,11 @@ MIN_PYTHON = (3, 11)
 def kafka() -> str:
     """Version of Kafka, as deploy/kafka/pom.xml states it. Raises ConfigError: it does not."""
     return _find(r"<kafka\.version>([^<]+)</kafka\.version>", "deploy/kafka/pom.xml", POM.read_text())
+
+
+def flink() -> str:
+    """Version of Flink, MAJOR.MINOR, as deploy/flink/pom.xml states it. Raises ConfigError: it does not."""
+    return _find(r"<flink\.version>([^<]+)</flink\.version>", "deploy/flink/pom.xml", FLINK_POM.read_text())
 
 
 def beam() -> str:

@@ -1,4 +1,4 @@
-"""`python -m pipelines …`: run the live pipeline, replay recordings, publish models, show the graph."""
+"""`python -m pipelines …`: run the live pipeline, serve workers, replay recordings, publish models, show the graph."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from schemas.errors import EXIT_CODES, DecodeError, TidegateError, exit_code
 RUN_EXAMPLES = """examples:
   python -m pipelines run --runner=PrismRunner --kafka_bootstrap_servers=127.0.0.1:9092
   python -m pipelines run --runner=PrismRunner --prism_location=.tools/bin/prism --fleet_window=10s --source_grid=20ms
+  python -m pipelines run --runner=FlinkRunner --job_endpoint=127.0.0.1:8099 --environment_type=EXTERNAL \\
+      --environment_config=127.0.0.1:50000 --parallelism=2     on a cluster: docs/flink.md
   python -m pipelines run --help                               all options, ours and Beam's
 
 Every option that is not ours goes to Beam unchanged. On Prism the job runs under a supervisor: it is started again
@@ -62,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "-o", "--output", choices=["text", "json"], default="text", help="a line or a JSON object per package"
     )
+    workers = commands.add_parser(
+        "workers", help="start Python workers for an engine that asks for them, such as Flink"
+    )
+    workers.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    workers.add_argument("--port", type=int, default=50000, help="for --environment_config (default: %(default)s)")
     commands.add_parser("explain", help="print the graph")
     return top
 
@@ -70,12 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of one command; see docs/exit-codes.md."""
     given = list(sys.argv[1:] if argv is None else argv)
     log_format = logs.format_of(given) if given[:1] in (["run"], ["job"]) else "text"
-    _log_to_stderr(log_format, given[:1] == ["run"])
+    log_to_stderr(log_format, given[:1] == ["run"])
     try:
         if given[:1] in (["run"], ["job"]):
             return _run(given[0], given[1:])
         args = parser().parse_args(given)
-        return int({"replay": _replay, "publish": _publish, "explain": _explain}[args.command](args))
+        return int(
+            {"replay": _replay, "publish": _publish, "workers": _workers, "explain": _explain}[args.command](args)
+        )
     except TidegateError as error:
         if log_format == "json":
             logging.getLogger("pipelines").critical(str(error))
@@ -84,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(error)
 
 
-def _log_to_stderr(log_format: str = "text", supervises: bool = False) -> None:
+def log_to_stderr(log_format: str = "text", supervises: bool = False) -> None:
     """Our own progress at INFO; of everybody else what is at least a warning."""
     handler = logging.StreamHandler(sys.stderr)
     process = "supervisor" if supervises else "pipeline"
@@ -176,6 +185,13 @@ def _publish(args: argparse.Namespace) -> int:
         found = {"model": update.model_name, "version": update.version, "sha256": update.manifest_sha256.hex()}
         line = "published {model} version {version}, package {sha256}".format(**found)
         print(json.dumps(found) if args.output == "json" else line)
+    return 0
+
+
+def _workers(args: argparse.Namespace) -> int:
+    from pipelines.workers import serve
+
+    serve(args.host, args.port)
     return 0
 
 

@@ -65,6 +65,8 @@ def prepare(argv: Sequence[str]) -> PipelineOptions:
     """Beam options with what Prism needs filled in where the user left it open."""
     options = PipelineOptions(list(argv))
     options.view_as(StandardOptions).streaming = True
+    if on_flink(options):
+        return _for_flink(argv)
     if (options.view_as(StandardOptions).runner or "").lower().endswith(("prism", "prismrunner")):
         portable = options.view_as(PortableOptions)
         portable.environment_type = portable.environment_type or "LOOPBACK"
@@ -73,6 +75,34 @@ def prepare(argv: Sequence[str]) -> PipelineOptions:
         # The source has one restriction and cannot be split; asking it to has crashed workers.
         debug = options.view_as(DebugOptions)
         debug.add_experiment("prism_disable_sdf_split")
+    return options
+
+
+#: What the job asks of Flink where the user says nothing. A bundle must be shorter than the grid of the source, whose
+#: watermark moves between bundles only, and the next tick must not fall into the one before.
+FLINK_DEFAULTS = {
+    "--max_bundle_time_mills": "20",
+    "--max_bundle_size": "1000",
+    "--checkpointing_interval": "2000",
+    "--number_of_execution_retries": "2147483647",
+    "--execution_retry_delay": "1000",
+}
+
+
+def on_flink(options: PipelineOptions) -> bool:
+    """Whether the job goes to Flink: by Beam's FlinkRunner, or handed to a job server by the PortableRunner."""
+    runner = (options.view_as(StandardOptions).runner or "").lower()
+    return runner.endswith(("flink", "flinkrunner", "portable", "portablerunner"))
+
+
+def _for_flink(argv: Sequence[str]) -> PipelineOptions:
+    """Options with FLINK_DEFAULTS in them: Beam hears of these only from the job server, and parses them then."""
+    given = {word.partition("=")[0] for word in argv}
+    filled = [f"{name}={value}" for name, value in FLINK_DEFAULTS.items() if name not in given]
+    options = PipelineOptions([*argv, *filled])
+    options.view_as(StandardOptions).streaming = True
+    # it is the deadline of the streams to the job server, too
+    options.view_as(PortableOptions).job_server_timeout = 10 * 365 * 24 * 3600
     return options
 
 
@@ -107,8 +137,7 @@ class Job:
 
     def __init__(self, options: PipelineOptions) -> None:
         ours = options.view_as(TidegateOptions)
-        runner = (options.view_as(StandardOptions).runner or "").lower()
-        self._flink = "flink" in runner
+        self._flink = on_flink(options)
         self._options = options
         self._asking = threading.Lock()  # the probe's thread asks too
         prefix, servers, client = ours.kafka_topic_prefix, ours.kafka_bootstrap_servers, ours.client()

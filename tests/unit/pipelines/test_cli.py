@@ -16,7 +16,7 @@ from tests.doubles.tiny_model import write_package
 @pytest.fixture(autouse=True)
 def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the log set-up of the command line, and what it calls itself, inside of the test."""
-    monkeypatch.setattr(cli, "_log_to_stderr", lambda *_: None)
+    monkeypatch.setattr(cli, "log_to_stderr", lambda *_: None)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
 
 
@@ -117,7 +117,7 @@ def test_a_live_job_without_a_broker_says_so_without_noise() -> None:
 
 def test_the_log_holds_our_progress_and_warnings_of_others_but_neither_reconnects_nor_what_warns_of_nothing() -> None:
     code = (
-        "import logging, sys; from pipelines import cli; cli._log_to_stderr(); log = logging.getLogger;"
+        "import logging, sys; from pipelines import cli; cli.log_to_stderr(); log = logging.getLogger;"
         "log('pipelines.job').info('ours'); log('apache_beam.x').info('beam info');"
         "log('kafka.x').error('reconnect failed');"
         "logging.warning('apitools not found, and bigquery'); logging.warning('other root warning');"

@@ -1,0 +1,1 @@
+"""A Flink cluster on this machine: what it is made of, and the questions that its REST address answers."""
