@@ -261,7 +261,7 @@ class Shell:
         meters, courier, spool = self.meters, self._courier, self._spool
         meters.send_errors, meters.refused = courier.lost_total, courier.refused_total
         meters.spool_records, meters.spool_bytes = spool.waiting_records, spool.waiting_bytes
-        meters.fullness = spool.fullness
+        meters.fullness, meters.spool = spool.fullness, spool.problem
         ready, why = self._outbox.ready, self._outbox.problem
         meters.broker = why or ("" if ready else "not connected")
         if self._inbox is not None:
@@ -367,6 +367,7 @@ class Shell:
             return
         self._pending_statuses()
         problem = self._outbox.problem if self._said_away else ""
+        problem = problem or self._spool.problem
         if not problem and self._spool.fullness > 0.9:
             problem = f"the spool is {self._spool.fullness:.0%} full"
         for device in self.engine.devices.values():

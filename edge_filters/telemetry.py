@@ -34,6 +34,7 @@ class Meters:
     spool_records: int = 0
     spool_bytes: int = 0
     fullness: float = 0.0
+    spool: str = ""
     broker: str = "not asked yet"
     feedback: str = "not asked yet"
     sensed: bool = False
@@ -94,6 +95,7 @@ def readiness(engine: Engine, meters: Meters) -> Readiness:
         out.need("sensors", f"failed: {', '.join(silent[:_NAMED])}{more}")
     else:
         out.need("sensors", "" if meters.sensed else "no reading has come yet")
+    out.need("spool", meters.spool)
     full = meters.fullness
     out.need("backlog", f"the spool is {full:.0%} full with {meters.spool_records} records" if full > BACKLOG else "")
     return out

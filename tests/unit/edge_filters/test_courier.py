@@ -8,8 +8,11 @@ import pytest
 from edge_filters import courier as module
 from edge_filters.courier import Courier
 from edge_filters.io.spool import FileSpool
-from edge_filters.outgoing import Priority
+from edge_filters.outgoing import Priority, pack
 from edge_filters.ports import Delivery, Report
+from schemas.codec import decode
+from schemas.records import GapMarker
+from tests.doubles import records as make
 from tests.doubles.edge_parts import MemoryOutbox, number_of, parcel
 
 PENDING, DELIVERED = Report(Delivery.PENDING), Report(Delivery.DELIVERED)
@@ -173,4 +176,55 @@ def test_an_acknowledgement_of_a_parcel_that_was_thrown_out_meanwhile_counts_for
         courier.pump()
     assert courier.acked[b"pump-7"] + dropped == 200
     assert courier.idle
+    spool.close()
+
+
+def test_after_hours_away_a_live_event_goes_out_at_once_before_the_bulk_that_waits(
+    spool: FileSpool, outbox: MemoryOutbox
+) -> None:
+    """Also while all that bulk may have on its way is on its way, and nothing of it is acknowledged yet."""
+    outbox.ready = False
+    courier = Courier(spool, outbox)
+    for lane in (Priority.BULK, Priority.SAMPLES):
+        courier.put([parcel(n, lane) for n in range(3000)])
+    outbox.ready, outbox.answer = True, PENDING
+    courier.pump()
+    on_the_way = len(outbox.sent)
+    assert 0 < on_the_way < module.MAX_ON_THE_WAY
+    courier.pump()
+    assert len(outbox.sent) == on_the_way
+    for n in range(5):
+        courier.put([parcel(n)])
+        assert outbox.sent[-1].priority is Priority.URGENT, "an event waits for bulk"
+    live = 5
+    for _ in range(200):
+        outbox.settle()
+        courier.put([parcel(live)])
+        courier.pump()
+        live += 1
+        last_bulk = max(n for n, sent in enumerate(outbox.sent) if sent.priority is not Priority.URGENT)
+        assert [number_of(s) for s in outbox.sent if s.priority is Priority.URGENT] == list(range(live))
+        if courier.idle:
+            break
+    assert last_bulk > on_the_way
+    for lane in (Priority.BULK, Priority.SAMPLES):
+        assert [number_of(s) for s in outbox.sent if s.priority is lane] == list(range(3000))
+
+
+def test_gap_markers_go_before_bulk_and_are_no_records_of_a_device(tmp_path: Path, outbox: MemoryOutbox) -> None:
+    spool = FileSpool(tmp_path / "spool", max_bytes=1 << 20, fsync="never")
+    outbox.ready = False
+    courier = Courier(spool, outbox)
+    for n in range(400):
+        courier.put([pack(make.event("pump-7", n, readings=500, values=bytes(4000)))])
+    courier.put([parcel(0, Priority.BULK)])
+    outbox.ready = True
+    while not courier.idle:
+        courier.pump()
+    sent = [parcel.priority for parcel in outbox.sent]
+    assert sent == sorted(sent)
+    markers = [decode(p.payload, GapMarker) for p in outbox.sent if p.priority is Priority.GAPS]
+    events = sent.count(Priority.URGENT)
+    assert sum(marker.count for marker in markers) == 400 - events
+    assert courier.acked == {b"pump-7": events + sent.count(Priority.BULK)}
     spool.close()

@@ -67,6 +67,7 @@ def test_whoever_has_everything_is_ready() -> None:
         ({"broker": "the broker is away"}, "broker", "the broker is away"),
         ({"feedback": "no topic"}, "feedback", "no topic"),
         ({"sensed": False}, "sensors", "no reading has come yet"),
+        ({"spool": "the spool at /s has no room"}, "spool", "the spool at /s has no room"),
         ({"fullness": 0.95, "spool_records": 12}, "backlog", "the spool is 95% full with 12 records"),
     ],
 )
