@@ -20,12 +20,14 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from pipelines.io.chunk import Outgoing, Receipt
 from pipelines.io.commit_note import CommitNote
 from pipelines.io.committer import Ledger
 from pipelines.io.outcome import FENCED, Move
 from pipelines.io.partition import Partition
+from pipelines.io.trail import innocent
 from pipelines.io.transport import ATTEMPT_S, Committed, LogAway, LogReader, Transactions, Trouble
 from schemas.errors import PipelineError, TakenOver, TidegateError, UnavailableError
 from schemas.failpoints import reach
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: How often positions are committed that moved without an answer: duplicates were dropped.
 IDLE_COMMIT_S = 0.2
+#: How often positions are committed that have not moved: a broker forgets what nobody has committed for days, and then
+#: the next start would answer everything again.
+RENEW_S = 60.0
 RETRY_S = 0.2
 #: What may wait to be written before the sinks wait, too.
 MAX_RECORDS = 20_000
@@ -80,6 +85,7 @@ class Answers:
         self._waiting: dict[Partition, deque[_Lot]] = defaultdict(deque)
         self._records = self._bytes = 0
         self._taken: dict[Partition, int] = {}
+        self._renewed_s = 0.0
         self._stands: dict[Partition, Committed | None] = {}
         self._failure: TidegateError | None = None
         self._fenced = self._stop = self._drop = False
@@ -145,7 +151,8 @@ class Answers:
     def _forget(self, partition: Partition, topic: str, begin: int) -> None:
         """The runner tries a bundle again: what its first attempt handed over goes."""
         lots = self._waiting[partition]
-        for gone in [lot for lot in lots if lot.topic == topic and lot.receipt.begin >= begin]:
+        newest = takewhile(lambda lot: lot.receipt.begin >= begin, reversed(lots))
+        for gone in [lot for lot in newest if lot.topic == topic]:
             lots.remove(gone)
             self._records -= len(gone.records)
             self._bytes -= gone.size
@@ -219,6 +226,7 @@ class Answers:
                     self._writer = None
 
     def _fail(self, error: TidegateError) -> None:
+        innocent()  # no record is to blame when the job ends for this
         with self._changed:
             self._failure = error
             self._changed.notify_all()
@@ -231,11 +239,15 @@ class Answers:
         out = _Transaction()
         with self._changed:
             ready = {}
+            if renew := (now_s := time.monotonic()) - self._renewed_s >= RENEW_S:
+                self._renewed_s = now_s
             for partition, commit in answered.items():
                 if partition not in self._stands:
                     continue
                 to = max(commit.offset, self._taken.get(partition, 0))
-                if to != self._taken.get(partition):  # also at the start: to sign is to say who has the name now
+                if renew or to != self._taken.get(
+                    partition
+                ):  # also at the start: to sign is to say who has the name now
                     ready[partition] = commit._replace(offset=to)
             for partition, lots in self._waiting.items():
                 while lots and (

@@ -181,7 +181,11 @@ class _Write(beam.DoFn):
         What was handed to the source's own writer is waited for only when too much is waiting there.
         """
         for answers in self._handed.values():
-            answers.flush(self._timeout_s)
+            try:
+                answers.flush(self._timeout_s)
+            except UnavailableError:
+                innocent()  # as below
+                raise
         if self._sent:
             with self._in_time():
                 deadline_s = time.monotonic() + self._timeout_s

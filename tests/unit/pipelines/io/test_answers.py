@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.io.answers import MAX_RECORDS, Answers
+from pipelines.io.answers import MAX_RECORDS, RENEW_S, Answers
 from pipelines.io.chunk import Outgoing, Receipt, Resume
 from pipelines.io.commit_note import CommitNote
 from pipelines.io.committer import Ledger
@@ -217,3 +217,14 @@ def test_positions_that_moved_without_an_answer_are_committed_too(rig: Rig) -> N
     until(lambda: rig.settled() == 8, "the position is committed")
     assert rig.broker.committed[P].offset == 8
     assert rig.out() == []
+
+
+def test_a_position_that_does_not_move_is_committed_again_before_a_broker_forgets_it(rig: Rig) -> None:
+    rig.decide(rig.chunk(0, 5))
+    rig.answers.flush(5)
+    until(lambda: rig.settled() == 5, "it is settled")
+    before = rig.broker.committed[P]
+    rig.answers._renewed_s -= RENEW_S
+    until(lambda: rig.broker.committed[P] != before, "it is committed again")
+    assert rig.broker.committed[P].offset == 5
+    assert rig.out() == list(range(5))
