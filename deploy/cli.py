@@ -33,6 +33,7 @@ COMMANDS = (
     "ledger",
     "edge",
     "pipeline",
+    "flink",
 )
 
 _EPILOG = """\

@@ -29,6 +29,15 @@ EXAMPLES = """examples:
   python -m pipelines explain
 """
 
+#: Options of Flink that `run` may add, see pipelines/job.py.
+JOB_SERVER_OPTIONS = (
+    "--max_bundle_time_mills",
+    "--max_bundle_size",
+    "--checkpointing_interval",
+    "--number_of_execution_retries",
+    "--execution_retry_delay",
+)
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `run` and `job` leave everything they do not know to Beam."""
@@ -111,10 +120,10 @@ def log_to_stderr(log_format: str = "text", supervises: bool = False) -> None:
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
-    """Drops two of Beam's warnings that warn of nothing.
+    """Drops those of Beam's warnings that warn of nothing.
 
-    One says at import that a client for BigQuery is missing, which we do not use; the other says that Prism is being
-    started, which is what was asked for.
+    One says at import that a client for BigQuery is missing, which we do not use; one that Prism is being started,
+    which is what was asked for; and one is said of options that only a job server knows, before it was asked.
     """
     said = record.name, str(record.msg)
     return not any(
@@ -122,6 +131,10 @@ def _worth_reading(record: logging.LogRecord) -> bool:
         for name, start in (
             ("root", "apitools not found"),
             ("apache_beam.utils.subprocess_server", "Really starting service"),
+            *(
+                ("apache_beam.options.pipeline_options", f"Unparseable argument: {name}=")
+                for name in JOB_SERVER_OPTIONS
+            ),
         )
     )
 

@@ -236,6 +236,9 @@ class Job:
                     continue
                 ask_at_s = time.monotonic() + ASK_EVERY_S
                 state = result.state
+                if self._flink and state == PipelineState.DONE:
+                    log.info("the job was stopped in the cluster; a savepoint goes on with --savepoint_path")
+                    return
                 if PipelineState.is_terminal(state):
                     if why := limits.take_stopped():
                         raise why
@@ -250,6 +253,10 @@ class Job:
         except BaseException:
             flows.abandon(self._source.flow)
             raise
+        if self._flink and self._options.view_as(PortableOptions).environment_type != "LOOPBACK":
+            # To cancel it would throw its offsets away: only a savepoint keeps them, and only the cluster can write it.
+            log.info("the job runs on in the cluster; `tidegate flink stop` ends it with a savepoint")
+            return
         clean = flows.stop(self._source.flow, STOP_TIMEOUT_S)
         result.cancel()
         close_producers()

@@ -34,11 +34,15 @@ _WORKER_ID = re.compile(r"[\w.\-]{1,200}")
 
 
 class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """Starts a process per worker that is asked for, and ends it when it is not needed any more. Thread-safe."""
+    """Starts a process per worker that is asked for, and ends it when it is not needed any more. Thread-safe.
+
+    Two TaskManagers that share a pool both call their first worker 1-1. An order to end that names two of them is left
+    alone: a worker whose engine hangs up ends by itself.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._workers: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """Start one; the answer holds the reason when it cannot be."""
@@ -52,22 +56,23 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             return beam_fn_api_pb2.StartWorkerResponse(error=f"no worker could be started: {cause}")
         log.info("worker %s starts for %s (pid %d)", worker, control, process.pid)
         with self._lock:
-            self._workers[worker] = process
+            self._workers.setdefault(worker, []).append(process)
         threading.Thread(target=self._wait, args=(worker, process), name=f"worker-{worker}", daemon=True).start()
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:
         """End one that is not needed any more; nothing happens when it is gone already."""
         with self._lock:
-            process = self._workers.pop(str(request.worker_id), None)
-        if process is not None:
-            _end(process)
+            named = self._workers.get(str(request.worker_id), [])
+            ending = named.pop() if len(named) == 1 else None
+        if ending is not None:
+            _end(ending)
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def close(self) -> None:
         """End all of them."""
         with self._lock:
-            left = list(self._workers.values())
+            left = [process for named in self._workers.values() for process in named]
             self._workers.clear()
         for process in left:
             _end(process)
@@ -75,13 +80,15 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def _wait(self, worker: str, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
         with self._lock:
-            asked = self._workers.get(worker) is not process
-            if not asked:
-                del self._workers[worker]
-        if asked:
-            log.info("worker %s ended", worker)
-        else:
+            named = self._workers.get(worker, [])
+            if by_itself := process in named:
+                named.remove(process)
+            if not named:
+                self._workers.pop(worker, None)
+        if by_itself and code:
             log.warning("worker %s ended by itself with exit code %d; the engine asks for a new one", worker, code)
+        else:
+            log.info("worker %s ended", worker)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

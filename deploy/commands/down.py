@@ -1,10 +1,10 @@
-"""`tidegate down`: end the local broker, from whatever terminal."""
+"""`tidegate down`: end the local broker and cluster, from whatever terminal."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "stop the local Kafka broker"
+HELP = "stop the local Kafka broker, and the Flink cluster where one runs"
 EXAMPLES = """\
 examples:
   tidegate down           data stays for the next `tidegate up`
@@ -22,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Raises UnavailableError: the broker cannot be ended."""
     from deploy import paths, stack
+    from deploy.flink import background
 
+    cluster = background.down(paths.home(), wipe=args.wipe)
+    if cluster is not None:
+        print(f"stopped the Flink cluster at {cluster.url}")
     ended = stack.down(paths.home(), wipe=args.wipe)
     print(
         f"stopped the broker at {ended.bootstrap_servers} (pid {ended.pid})" if ended else "no local broker was running"

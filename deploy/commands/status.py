@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-HELP = "show the broker and how many records each topic holds"
+HELP = "show the broker, how many records each topic holds, and the Flink cluster where one runs"
 EXAMPLES = """\
 examples:
   tidegate status
@@ -57,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
             )
     except UnavailableError as error:
         problem = error
+    flink = _flink()
     if args.output == "json":
-        output.print_json({"broker": broker, "topics": rows})
+        output.print_json({"broker": broker, "topics": rows, "flink": flink})
     elif problem is None:
         print(
             f"Kafka answers at {where}" + (f" (pid {broker['pid']}, started by `tidegate up`)" if broker["pid"] else "")
@@ -73,7 +74,34 @@ def run(args: argparse.Namespace) -> int:
                 "record": "record",
             },
         )
+    if flink is not None and args.output != "json":
+        print(f"Flink {flink['version'] or 'does not answer'}: {flink['url']}")
+        print(f"  TaskManagers: {flink['taskmanagers']}; free slots: {flink['slots_free']} of {flink['slots']}")
+        print(f"  jobs: {', '.join(f'{job} {state}' for job, state in flink['jobs'].items()) or 'none'}")
+        if flink["missing"]:
+            print(f"  not running: {', '.join(flink['missing'])}; `tidegate up --engine flink` starts all of it anew")
     if problem is not None:
         output.note(f"tidegate: {problem}")
         return exit_code(problem)
     return 0
+
+
+def _flink() -> dict[str, Any] | None:
+    """The cluster of `tidegate up --engine flink`; None where there is none."""
+    from deploy import paths
+    from deploy.flink import background
+    from deploy.flink.rest import Rest
+    from schemas.errors import UnavailableError
+
+    state = background.current(paths.home())
+    if state is None:
+        return None
+    told: dict[str, Any] = {"url": state.url, "version": None, "taskmanagers": 0, "slots": 0, "slots_free": 0}
+    told |= {"jobs": {}, "missing": state.missing()}
+    try:
+        seen = Rest(state.url).overview()
+        told |= {"version": seen.version, "taskmanagers": seen.taskmanagers, "slots": seen.slots}
+        told |= {"slots_free": seen.slots_free, "jobs": Rest(state.url).jobs()}
+    except UnavailableError:
+        pass
+    return told

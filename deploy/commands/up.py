@@ -10,6 +10,7 @@ EXAMPLES = """\
 examples:
   tidegate up                    port 9092, or a free one when that is taken
   tidegate up --port 19092       this port or none
+  tidegate up --engine flink     a Flink cluster beside it: JobManager, two TaskManagers, job server, workers
   tidegate up -o json            address, pid and folders for a script
 
 It listens on 127.0.0.1 only and keeps its data in .tidegate (TIDEGATE_HOME) until `tidegate down --wipe`.
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--port", type=int, help="where clients connect (default: 9092 if free, else any free port)")
     parser.add_argument("--prefix", default="", help="put before every topic name, with its dot: plant1.")
+    parser.add_argument(
+        "--engine",
+        choices=["flink"],
+        help="also start this engine for the pipeline (default: none; Prism needs nothing that runs before it)",
+    )
     parser.add_argument("--no-topics", action="store_true", help="leave the broker empty")
     add_format(parser, ("text", "json"))
 
@@ -41,9 +47,21 @@ def run(args: argparse.Namespace) -> None:
             made = [change for change in topics.look(cluster, args.prefix) if change.action != "none"]
             for left in topics.apply(cluster, made):
                 output.note(f"{left.topic} keeps its partitions ({left.difference}); see `tidegate topics --help`")
+    flink = None
+    if args.engine == "flink":
+        from deploy.flink import background
+
+        output.note("starting the Flink cluster …")
+        flink, _ = background.up(paths.home())
     if args.output == "json":
-        output.print_json({**asdict(state), "started": started, "topics_changed": [c.topic for c in made]})
+        told = {**asdict(state), "started": started, "topics_changed": [c.topic for c in made]}
+        output.print_json(told if flink is None else {**told, "flink": asdict(flink)})
         return
     print(f"Kafka {'is ready' if started else 'was running already'} at {state.bootstrap_servers} (pid {state.pid})")
     print(f"topics made or changed: {len(made)}; log: {state.log}")
+    if flink is not None:
+        print(f"Flink is ready, its page is at {flink.url}; run the pipeline on it with")
+        print(
+            f"  python -m pipelines run {' '.join(flink.options)} --kafka_bootstrap_servers={state.bootstrap_servers}"
+        )
     print("next: `tidegate status`, `tidegate tail edge.events`; end it with `tidegate down`")

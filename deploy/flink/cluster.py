@@ -230,7 +230,8 @@ class FlinkCluster:
         # heavy work is done by Python.
         def jvm(name: str, main: str, *arguments: str, heap: str = "512m", flags: list[str] | None = None) -> Member:
             command = [
-                java, f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", *_OPENS, *(flags or []),
+                java, f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
+                *_OPENS, *(flags or []),
                 f"-Djava.io.tmpdir={tmp}", "-Dorg.slf4j.simpleLogger.showDateTime=true",
                 "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
                 "-cp", f"{libs}/*", main, *arguments,
