@@ -5,7 +5,7 @@ PY := $(shell command -v python3 || command -v python3.11 || command -v python)
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check fix faults fuzz bench bench-compare docs ci lock clean
+.PHONY: help setup setup-flink demo test check fix faults fuzz bench bench-compare docs ci lock clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -14,10 +14,13 @@ setup:          ## .venv, Kafka jars and Prism; a second run does nothing
 	@if [ -z "$(PY)" ]; then echo 'python 3.11 is needed for everything and was not found; install it with `apt-get install python3.11 python3.11-venv`; nothing works without it' >&2; exit 69; fi
 	@$(PY) deploy/bootstrap.py
 
+setup-flink: setup ## the jars of a Flink cluster, 150 MB; `tidegate up --engine flink` and the tests need them
+	@$(PY) deploy/bootstrap.py --only flink
+
 demo: setup     ## the main job on real recorded data, about a minute (DEMO_SECONDS=60)
 	@$(BIN)/tidegate demo $(DEMO_ARGS)
 
-test: setup     ## every test, with the real broker and Prism (PYTEST_ARGS='-k codec')
+test: setup-flink ## every test, with the real broker, Prism and Flink (PYTEST_ARGS='-k codec')
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: setup    ## format, lint, types, imports; changes nothing

@@ -19,12 +19,13 @@ def main(argv: Sequence[str]) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             return 1
+    from pipelines.cli import log_to_stderr
+
+    log_to_stderr()  # before Beam is imported, which would set logging up in its own way
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    from pipelines.cli import log_to_stderr
     from pipelines.job import spare_the_collector
 
-    log_to_stderr()
     spare_the_collector()
     logging.getLogger(__name__).info("works for %s", control)
     SdkHarness(control, worker_id=worker).run()

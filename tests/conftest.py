@@ -14,6 +14,7 @@ from deploy import broker as broker_module
 from deploy import paths, toolchain
 from deploy.broker import Broker
 from deploy.cluster import Cluster, TopicState
+from deploy.flink import cluster as flink_cluster
 from schemas.errors import MissingToolError
 from schemas.topics import CATALOGUE
 
@@ -35,6 +36,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             broker_module.jars()
         if item.get_closest_marker("prism"):
             toolchain.prism()
+        if item.get_closest_marker("flink"):
+            toolchain.find(toolchain.JAVA)
+            flink_cluster.jars()
     except MissingToolError as missing:
         if IN_CI:
             pytest.fail(f"CI runs every test: {missing}", pytrace=False)

@@ -282,6 +282,6 @@ def jars() -> Path:
         raise MissingToolError(
             f"the jars of Flink {versions.flink()} are not there",
             folder=str(libs),
-            fix="run `python3 deploy/bootstrap.py --only flink` (needs java and mvn; 150 MB)",
+            fix="run `make setup-flink` (needs java and mvn; 150 MB); Prism works without them",
         )
     return libs
