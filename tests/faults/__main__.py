@@ -93,7 +93,7 @@ def _run(given: argparse.Namespace) -> int:
                     break
                 where = folder / f"{seed}-{scenario.name}{mutant and '-' + mutant}"
                 rounds = given.rounds or (scenario.long if given.minutes else 0) or scenario.quick
-                broker.start()
+                broker.start(timeout_s=180)
                 patience = 0.4 if given.minutes else 1.0
                 bench = Bench(where, broker, proxy, seed, rounds, mutant, patience, _say, lambda: stop.asked)
                 result = run(scenario, bench)

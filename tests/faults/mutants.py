@@ -110,18 +110,6 @@ def commit_again() -> None:
     _replace(answers.Answers, "_landed", lambda self, transaction: False)
 
 
-def no_fence() -> None:
-    """Each pipeline has a transactional id of its own, and shuts nobody out."""
-    if not _is("pipelines job"):
-        return
-    from pipelines.io import flow
-
-    # a property of one of the classes there
-    owners = [kind for kind in vars(flow).values() if isinstance(kind, type) and "transactional_id" in vars(kind)]
-    (owner,) = owners
-    _replace(owner, "transactional_id", property(lambda _: f"faults-{os.getpid()}"))
-
-
 def silent_drop() -> None:
     """The spool names nothing of what it gives up."""
     if not _is("edge_filters"):
@@ -139,7 +127,6 @@ MUTANTS: dict[str, Mutant] = {
     "torn-transaction": torn_transaction,
     "blind-commit": blind_commit,
     "commit-again": commit_again,
-    "no-fence": no_fence,
     "silent-drop": silent_drop,
 }
 

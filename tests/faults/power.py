@@ -70,7 +70,7 @@ def _cut_broker(bench: Bench, world: World, turn: int) -> None:
     world.cuts += 1
     world.broker.kill()
     disk.revive()
-    world.broker.start()
+    world.broker.start(timeout_s=180)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kafka.errors import KafkaError
+
 from schemas.errors import TidegateError
 from tests.faults.checker import KINDS, Verdict
 from tests.faults.mutants import MUTANTS
@@ -125,14 +127,15 @@ def run(scenario: Scenario, bench: Bench) -> Result:
                     # now and then the next fault comes before all is well again; then there is no figure
                     if turn == bench.rounds - 1 or bench.dice.random() < bench.wait_for:
                         world.recoveries_s.append(world.recovered(time.time_ns() // 1000))
-            except (Stuck, TidegateError) as stuck:
-                world.trouble.append(str(stuck))
+            except (Stuck, TidegateError, KafkaError, OSError) as stuck:
+                world.trouble.append(f"{type(stuck).__name__}: {stuck}")
             bench.say(f"{scenario.name}: waiting for what is owed")
+            world.broker.start(timeout_s=180)  # where a harm ended early
             world.settle(patience_s=8.0 if bench.mutant or scenario.may_lose else 30.0, whole=not scenario.may_lose)
             result.take(world, world.verdict())
             if scenario.may_lose:
                 result.named, result.counts["lost"] = result.counts["lost"], 0
-    except (Stuck, TidegateError) as stuck:
-        result.trouble.append(f"the world did not come up: {stuck}")
+    except (Stuck, TidegateError, KafkaError, OSError) as stuck:
+        result.trouble.append(f"the run could not be finished: {type(stuck).__name__}: {stuck}")
     result.seconds = time.monotonic() - begun
     return result

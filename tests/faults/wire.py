@@ -71,6 +71,7 @@ def consumer(servers: str, *, committed: bool = True) -> KafkaConsumer:
     """A client that reads from the beginning and belongs to no group."""
     return KafkaConsumer(
         bootstrap_servers=servers,
+        bootstrap_timeout_ms=30_000,
         isolation_level="read_committed" if committed else "read_uncommitted",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
@@ -98,7 +99,9 @@ def read_all(servers: str, topic: str, *, committed: bool = True) -> list[Messag
 
 def positions(servers: str, group: str, topic: str) -> dict[int, int]:
     """Offsets that a group has committed, by partition."""
-    reader = KafkaConsumer(bootstrap_servers=servers, group_id=group, enable_auto_commit=False)
+    reader = KafkaConsumer(
+        bootstrap_servers=servers, bootstrap_timeout_ms=30_000, group_id=group, enable_auto_commit=False
+    )
     try:
         found = {
             n: reader.committed(TopicPartition(topic, n)) for n in sorted(reader.partitions_for_topic(topic) or ())
