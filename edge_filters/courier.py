@@ -77,17 +77,23 @@ class Courier:
                 self._next[lane] = number
                 if number >= self._spool.end(lane):
                     break
-                parcels = self._spool.read(lane, number, _READ_RECORDS, _READ_BYTES)
-                for parcel in parcels:
-                    if self._is_full(lane):
-                        break
+                records, size = self._room(lane)
+                parcels = self._spool.read(lane, number, min(records, _READ_RECORDS), min(size, _READ_BYTES))
+                for parcel in parcels:  # all of them: the spool goes on from where it was read to at no cost
                     self._send(lane, parcel)
                 if not parcels and self._spool.next(lane, number) == number:
                     break
 
     def _is_full(self, lane: Priority) -> bool:
+        return min(self._room(lane)) <= 0
+
+    def _room(self, lane: Priority) -> tuple[int, int]:
+        """Records and bytes that may still be sent of a lane."""
         share = 1.0 if lane is Priority.URGENT else 1.0 - LEFT_FOR_URGENT
-        return self._bytes_away >= MAX_BYTES_ON_THE_WAY * share or self._count_away >= MAX_ON_THE_WAY * share
+        return (
+            int(MAX_ON_THE_WAY * share) - self._count_away,
+            int(MAX_BYTES_ON_THE_WAY * share) - self._bytes_away,
+        )
 
     def _send(self, lane: Priority, parcel: Parcel) -> None:
         self._away[lane].append((self._next[lane], parcel, self._outbox.send(parcel)))

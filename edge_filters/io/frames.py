@@ -7,6 +7,7 @@ was written: copied from another device, another lane or another place in the la
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,6 +23,8 @@ MAX_FRAME_BYTES = 2 * 1024 * 1024
 _MORE = 1 << 31
 #: Numbers that are looked for behind damage: more records than that are not lost in one place.
 _LOOK_AHEAD = 256
+#: A size of at most MAX_FRAME_BYTES and not zero, with or without _MORE, then any CRC. Matches may overlap.
+_SIZE_AND_CRC = rb"(?=(?!\0\0\0[\0\x80])..[\0-\x20][\0\x80]...."
 
 
 def frame(parcel: Parcel, number: int, seed: int, *, more: bool = False) -> bytes:
@@ -47,11 +50,18 @@ class Found(NamedTuple):
     end: int
 
 
-def frames(data: bytes, priority: Priority, seed: int, expected: int, at: int = 0) -> Iterator[Found]:
-    """Whole and undamaged frames from `at` on, numbered from `expected`; what is damaged between them is left out."""
+def frames(
+    data: bytes, priority: Priority, seed: int, expected: int, at: int = 0, *, search: bool = True
+) -> Iterator[Found]:
+    """Whole and undamaged frames from `at` on, numbered from `expected`; what is damaged between them is left out.
+
+    Without `search` it ends at the first one that is not whole, as the last one of a part of a segment is.
+    """
     while at < len(data):
         found = _frame_at(data, at, priority, seed)
         if found is None or found.number < expected:
+            if not search:
+                return
             found = _behind_damage(data, at, priority, seed, expected)
             if found is None:
                 return
@@ -79,15 +89,23 @@ def _frame_at(data: bytes, at: int, priority: Priority, seed: int) -> Found | No
 
 
 def _behind_damage(data: bytes, at: int, priority: Priority, seed: int, expected: int) -> Found | None:
-    """The next frame that is whole, found by the number in its head."""
-    for number in range(expected, expected + _LOOK_AHEAD):
-        needle = _NUMBER.pack(number)
-        place = data.find(needle, at)
-        while place >= 0:
-            found = _frame_at(data, place - _NUMBER.size, priority, seed)
-            if found is not None and found.number == number and found.begin >= at:
-                return found
-            place = data.find(needle, place + 1)
+    """The whole frame with the lowest number that can be behind damage, found by what its head looks like.
+
+    One pass for all numbers: a power cut leaves megabytes of zeros, and every start would look for each number in them.
+    """
+    places: list[tuple[int, int]] = []
+    last = expected + _LOOK_AHEAD - 1
+    for top in sorted({expected >> 8, last >> 8}):
+        low, high = max(expected, top << 8) & 0xFF, min(last, (top << 8) + 0xFF) & 0xFF
+        number = b"[" + re.escape(bytes([low])) + b"-" + re.escape(bytes([high])) + b"]"
+        head = re.compile(_SIZE_AND_CRC + number + re.escape(top.to_bytes(7, "little")) + b")", re.DOTALL)
+        for match in head.finditer(data, at):
+            place = match.start()
+            places.append((int.from_bytes(data[place + 8 : place + 16], "little"), place))
+    for wanted, place in sorted(places):
+        found = _frame_at(data, place, priority, seed)
+        if found is not None and found.number == wanted:
+            return found
     return None
 
 

@@ -102,7 +102,12 @@ class Lane:
                 self._open_segment(folder / name)
         if self.segments:
             self.acked = max(self.acked, self.segments[0].first)
-            self.end = max(self.acked, self._end_cleanly(self.segments[-1]))
+            found = self._end_cleanly(self.segments[-1])
+            if self.end > max(found, self.acked):  # what was put aside came after it
+                self.holes.append((max(found, self.acked), self.end))
+            self.end = max(self.end, self.acked, found)
+        else:
+            self.acked = self.end
         self.synced = self.end
         self.damaged = sum(end - max(first, self.acked) for first, end in self.holes if end > self.acked)
         self.used = sum(segment.size for segment in self.segments)
@@ -142,12 +147,22 @@ class Lane:
             if found.number >= self.acked:
                 self.waiting_bytes += frame_bytes(found.parcel)
                 self.waiting_by_key[found.parcel.key] += 1
+        if whole == OWNER_BYTES < len(data) and Owner.of(data) is None:
+            self._put_aside(path, len(data))
+            return
         self._tail = (group[0].begin, group[0].number) if group else (whole, segment.end)
         for found in group:
             if found.number >= self.acked:
                 self.waiting_bytes -= frame_bytes(found.parcel)
                 self.waiting_by_key[found.parcel.key] -= 1
         self.segments.append(segment)
+
+    def _put_aside(self, path: Path, size: int) -> None:
+        """Neither its first bytes nor any frame is ours: an older format, or rubbish. Nothing of it is thrown away."""
+        aside = path.with_suffix(".aside")
+        self._disk.rename(path, aside)
+        self.notices.append(f"nothing in {path} ({size} bytes) can be read; it was renamed to {aside.name}")
+        self.end = max(self.end, int(path.name.removesuffix(SUFFIX)) + 1)
 
     def _end_cleanly(self, segment: Segment) -> int:
         """Cut off the last segment behind its last whole frame; returns the number that follows it."""
@@ -304,7 +319,7 @@ class Lane:
         end = offset
         for size in (max_bytes, MAX_FRAME_BYTES + HEAD):  # the next one alone may be larger than asked for
             data = self._disk.read(segment.path, offset, size)
-            for found in frames(data, self.priority, self._seed, number):
+            for found in frames(data, self.priority, self._seed, number, search=False):
                 if found.number != number + len(parcels):
                     break
                 parcels.append(found.parcel)

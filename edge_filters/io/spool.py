@@ -256,8 +256,8 @@ class FileSpool:
                     refused += len(by_lane[priority])
                 else:
                     starts[priority] = start
-            if not refused:
-                self._made_room()
+            self._appends += 1
+            self._tidy(refused)
             ends = {priority: self._lanes[priority].end for priority in starts}
         if self._fsync == "always":
             for priority, end in ends.items():
@@ -304,19 +304,20 @@ class FileSpool:
         self._unkept_count += len(parcels)
         self.problem = f"the spool at {self._folder} has no room: {why}; {self._unkept_count} records could not be kept"
 
-    def _made_room(self) -> None:
-        """An append found room: name what others before it did not find, and take the reserve back."""
-        self._appends += 1
+    def _tidy(self, refused: int) -> None:
+        """Name what found no room, once there is some or now and then, and take the reserve back."""
         if not self._unkept and self._reserved:
             return
-        if self._unkept:
+        if self._unkept and (not refused or self._appends % _TRY_AGAIN == 0):
             try:
                 self._mark(self._unkept)
             except OSError as failed:
                 if failed.errno not in _FULL:
                     raise
                 return
-            self._unkept, self._unkept_count, self.problem = Gaps(), 0, ""
+            self._unkept = Gaps()
+            if not refused:
+                self._unkept_count, self.problem = 0, ""
         if self._appends % _TRY_AGAIN == 0:
             self._reserve()
 

@@ -205,6 +205,19 @@ def test_segments_that_were_swapped_copied_or_brought_from_elsewhere_never_deliv
     again.close()
 
 
+def test_a_file_in_which_nothing_is_ours_is_put_aside_and_not_thrown_away(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    old = tmp_path / "urgent" / "00000000000000000000.seg"
+    old.write_bytes(b"an older format " * 20)
+    again = opened(tmp_path)
+    assert again.append([parcel(1)])[Priority.URGENT] > 0
+    assert everything(again) == [parcel(1)]
+    (notice,) = again.take_notices()
+    assert "can be read; it was renamed to 00000000000000000000.aside" in notice
+    assert old.with_suffix(".aside").read_bytes() == b"an older format " * 20
+    again.close()
+
+
 def test_whatever_is_done_to_its_bytes_it_opens_and_gives_back_nothing_but_what_was_kept(tmp_path: Path) -> None:
     draw = random.Random(7)
     spool = opened(tmp_path / "s", 1 * MIB)
