@@ -3,26 +3,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from kafka import KafkaProducer
 
-from deploy.broker import Broker
-from pipelines.io.models import FolderShelf, Shelves, Watcher, WatchSettings, watcher
-from pipelines.publish import publish, read_package
+from pipelines.io.models import FolderShelf, Shelves
 from schemas import topics
-from schemas.artifacts import CHUNK_BYTES, Assembler, chunk_key, cut
+from schemas.artifacts import cut
 from schemas.codec import encode
-from schemas.errors import UnavailableError
 from schemas.records import ArtifactChunk, ModelUpdate, TargetKind, ThresholdUpdate
 from tests.doubles.tiny_model import package_files, write_package
-from tests.wait import until
 
 ARTIFACTS, MODELS, THRESHOLDS = topics.ARTIFACTS.name, topics.MODELS.name, topics.THRESHOLDS.name
 
@@ -314,148 +307,3 @@ def test_models_from_folders_are_there_at_once_and_thresholds_are_the_defaults(t
     assert shelf.heavy("b") is not None
     assert shelf.heavy("c") is None
     assert shelf.thresholds("pump-1") is None
-
-
-# --- files in chunks --------------------------------------------------------------------------------------------------
-
-
-def piece(data: bytes, index: int = 0, count: int = 1, total: int | None = None, of: bytes = b"f") -> ArtifactChunk:
-    total = len(data) if total is None else total
-    return ArtifactChunk(sha256=hashlib.sha256(of).digest(), index=index, count=count, total_bytes=total, data=data)
-
-
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
-def test_a_file_is_put_together_from_its_chunks(size: int) -> None:
-    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    chunks = cut(data)
-    assert len({chunk_key(c) for c in chunks}) == len(chunks)
-    files = Assembler()
-    for chunk in reversed(chunks):
-        assert files.get(chunk.sha256) is None
-        assert files.add(chunk) == ""
-    assert files.get(hashlib.sha256(data).digest()) == data
-    assert files.add(chunks[0]) == ""
-    files.drop(chunks[0].sha256)
-    assert files.get(chunks[0].sha256) is None
-
-
-def test_a_chunk_that_is_sent_again_takes_the_place_of_the_one_before() -> None:
-    files = Assembler()
-    of = b"goodfile"
-    assert files.add(piece(b"BAD!", 0, 2, 8, of)) == ""
-    assert files.add(piece(b"good", 0, 2, 8, of)) == ""
-    assert files.add(piece(b"file", 1, 2, 8, of)) == ""
-    assert files.get(hashlib.sha256(of).digest()) == of
-
-
-def test_chunks_that_cannot_belong_together_are_refused_and_a_clean_start_is_possible() -> None:
-    files = Assembler(max_bytes=100)
-    of = b"goodfile"
-    assert "is more than the 100 allowed" in files.add(piece(b"x", 0, 2, 101))
-    assert files.add(piece(b"", 0, 2, 8, of)) == "an empty piece of a file"
-    assert files.add(piece(b"good", 0, 3, 9, of)) == ""
-    assert files.add(piece(b"good", 0, 2, 8, of)) == "chunks of one file disagree about its size"
-    assert files.add(piece(b"goodf", 0, 2, 8, of)) == ""
-    assert files.add(piece(b"file", 1, 2, 8, of)) == "the chunks are more than the file they belong to"
-    for at, data in enumerate([b"good", b"file"]):
-        assert files.add(piece(data, at, 2, 8, of)) == ""
-    assert files.get(hashlib.sha256(of).digest()) == of
-
-
-def test_memory_is_bounded_by_forgetting_what_was_touched_longest_ago() -> None:
-    files = Assembler(max_bytes=100)
-    for number in range(10_000):
-        files.add(piece(b"x" * 40, 0, 2, 80, str(number).encode()))
-    assert files._held_bytes <= 100
-    assert len(files._partial) <= 2
-    one_byte_each = Assembler()
-    for number in range(10_000):
-        one_byte_each.add(piece(b"x", 0, 2, 80, str(number).encode()))
-    assert len(one_byte_each._partial) <= 1024
-
-
-# --- the watcher on a real broker -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def watch() -> Iterator[Callable[..., Watcher]]:
-    """Watchers that are closed after the test."""
-    started: list[Watcher] = []
-
-    def start(*settings: Any, **more: Any) -> Watcher:
-        started.append(Watcher(WatchSettings(*settings, **more)))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
-
-
-@pytest.mark.kafka
-def test_a_watcher_is_ready_only_when_all_that_was_published_is_read_and_then_follows(
-    broker: Broker, catalogue: str, tmp_path: Path, watch: Callable[..., Watcher]
-) -> None:
-    servers = broker.bootstrap_servers
-    for version in (1, 2, 3):
-        publish(read_package(str(write_package(tmp_path / f"{version}", version=version))), servers, catalogue)
-    with KafkaProducer(bootstrap_servers=servers) as producer:
-        for version in range(1, 500):
-            name = topics.THRESHOLDS.named(catalogue)
-            producer.send(name, key=b"pump-1", value=encode(thresholds(version)))
-        producer.send(topics.MODELS.named(catalogue), key=b"junk", value=b"junk")
-        producer.send(topics.MODELS.named(catalogue), key=b"gone", value=None)
-        producer.flush()
-        shelf = watch(servers, catalogue).wait_ready()
-        scorer, update = shelf.heavy("tiny"), shelf.thresholds("pump-1")
-        assert scorer is not None
-        assert scorer.manifest.version == 3
-        assert update is not None
-        assert update.version == 499
-
-        publish(read_package(str(write_package(tmp_path / "4", version=4, heavy_gain=2.0))), servers, catalogue)
-        newer = until(lambda: (s := shelf.heavy("tiny")) is not scorer and s, "the swap to version 4")
-        assert newer.manifest.version == 4
-        assert newer.score(np.full((1, 8, 2), 3.0, np.float32), ["x"]).tolist() == pytest.approx([6.0])
-        assert scorer.manifest.version == 3  # who holds the old one keeps it whole
-
-
-@pytest.mark.kafka
-def test_a_watcher_outlives_the_broker(
-    broker: Broker, catalogue: str, tmp_path: Path, watch: Callable[..., Watcher]
-) -> None:
-    servers = broker.bootstrap_servers
-    publish(read_package(str(write_package(tmp_path / "1"))), servers, catalogue)
-    shelf = watch(servers, catalogue).wait_ready()
-    broker.stop()
-    assert shelf.heavy("tiny") is not None
-    broker.start()
-    publish(read_package(str(write_package(tmp_path / "2", version=2))), servers, catalogue)
-    until(lambda: (s := shelf.heavy("tiny")) and s.manifest.version == 2, "version 2 after the outage", within_s=60)
-
-
-@pytest.mark.kafka
-def test_missing_topics_are_named(broker: Broker, topic_prefix: str, watch: Callable[..., Watcher]) -> None:
-    with pytest.raises(UnavailableError, match=rf"no topic .*{topic_prefix}feedback.artifacts"):
-        watch(broker.bootstrap_servers, topic_prefix, ready_timeout_s=3.0).wait_ready()
-
-
-def test_a_broker_that_is_down_at_start_is_a_sentence_after_the_timeout(watch: Callable[..., Watcher]) -> None:
-    with socket.socket() as taken:  # bound but not listening: nobody answers there
-        taken.bind(("127.0.0.1", 0))
-        servers = f"127.0.0.1:{taken.getsockname()[1]}"
-        started_s = time.monotonic()
-        with pytest.raises(UnavailableError) as raised:
-            watch(servers, ready_timeout_s=1.0).wait_ready()
-    assert time.monotonic() - started_s >= 1.0
-    assert raised.value.problem == "the feedback topics could not be read"
-    assert raised.value.where["bootstrap_servers"] == servers
-    assert raised.value.fix == "is the broker up and are the topics created? `tidegate status` tells"
-
-
-def test_one_process_has_one_watcher_for_the_same_settings() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        settings = WatchSettings(f"127.0.0.1:{taken.getsockname()[1]}")
-        first = watcher(settings)
-        assert watcher(WatchSettings(settings.bootstrap_servers)) is first
-        first.close()
