@@ -259,6 +259,9 @@ class FaultBroker(Broker):
         super().__init__(folder)
         self._proxy, self._more, self._second = proxy, more, 0
 
+    def __enter__(self) -> Self:
+        return self.start(timeout_s=180)  # beside other work a start takes long, and that is no fault of anybody
+
     @property
     def proxied(self) -> str:
         """Address of the proxy, for the product; that of the broker where there is none."""
