@@ -44,7 +44,7 @@ def test_without_a_broker_every_command_ends_with_69_and_the_next_step(
 def test_status_as_json_is_data_even_when_nothing_runs(nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "-o", "json"]) == 69
     broker = {"bootstrap_servers": nobody, "answers": False, "pid": None, "log": None}
-    assert json.loads(capsys.readouterr().out) == {"broker": broker, "topics": []}
+    assert json.loads(capsys.readouterr().out) == {"broker": broker, "topics": [], "flink": None}
 
 
 @pytest.mark.usefixtures("nobody")
