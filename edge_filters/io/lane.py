@@ -401,6 +401,7 @@ class Lane:
             if (handle := self._retired.pop(segment.path, -1)) >= 0:  # as long as it is open it takes room
                 self._disk.close(handle)
             self.used -= segment.size
+        self.acked = max(self.acked, self.segments[0].first)  # past a hole that lay before it
         self.holes = [hole for hole in self.holes if hole[1] > self.segments[0].first]
 
     def close(self) -> None:

@@ -273,6 +273,10 @@ class FileSpool:
     def _keep(self, lane: Lane, parcels: list[Parcel]) -> int | None:
         """Number of the first, or None: there is no room, and what was refused will be named."""
         size = sum(map(frame_bytes, parcels))
+        if size + (len(Priority) + 1) * OWNER_BYTES > self._max_bytes and len(parcels) > 1:
+            half = len(parcels) // 2
+            parts = [self._keep(lane, parcels[:half]), self._keep(lane, parcels[half:])]
+            return None if None in parts else parts[0]
         if size + (len(Priority) + 1) * OWNER_BYTES > self._max_bytes:
             raise SpoolError(
                 "a record is larger than the whole spool",
