@@ -103,8 +103,9 @@ class Lane:
         if self.segments:
             self.acked = max(self.acked, self.segments[0].first)
             found = self._end_cleanly(self.segments[-1])
-            if self.end > max(found, self.acked):  # what was put aside came after it
-                self.holes.append((max(found, self.acked), self.end))
+            begin = max(found, self.acked, *(end for _, end in self.holes))
+            if self.end > begin:  # what was put aside came after it
+                self.holes.append((begin, self.end))
             self.end = max(self.end, self.acked, found)
         else:
             self.acked = self.end
@@ -162,7 +163,10 @@ class Lane:
         aside = path.with_suffix(".aside")
         self._disk.rename(path, aside)
         self.notices.append(f"nothing in {path} ({size} bytes) can be read; it was renamed to {aside.name}")
-        self.end = max(self.end, int(path.name.removesuffix(SUFFIX)) + 1)
+        named = int(path.name.removesuffix(SUFFIX))
+        self.end = max(self.end, named + 1)
+        if self.holes and self.holes[-1][1] == named:  # the next segment says how far it goes
+            self.holes.pop()
 
     def _end_cleanly(self, segment: Segment) -> int:
         """Cut off the last segment behind its last whole frame; returns the number that follows it."""
