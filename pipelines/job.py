@@ -247,7 +247,8 @@ class Job:
                         state=state,
                         fix="its log above names the cause; what was not answered is read again at the next start",
                     )
-                if time.monotonic() >= report_at_s:
+                # a job server on Flink knows no counters of a job that runs: zeros would be a lie
+                if not self._flink and time.monotonic() >= report_at_s:
                     report_at_s += REPORT_EVERY_S
                     log.info("progress: %s", self._progress(result))
         except BaseException:

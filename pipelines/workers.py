@@ -86,7 +86,7 @@ class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             if not named:
                 self._workers.pop(worker, None)
         if by_itself and code:
-            log.warning("worker %s ended by itself with exit code %d; the engine asks for a new one", worker, code)
+            log.warning("worker %s ended with exit code %d: its engine hung up, or it failed; see above", worker, code)
         else:
             log.info("worker %s ended", worker)
 
