@@ -31,13 +31,15 @@ from pipelines.dedupe import Dedupe
 from pipelines.heavy import _Judge
 from pipelines.io.bulk import Lot
 from pipelines.io.chunk import Chunk, Record, Resume
-from pipelines.io.feed_config import Start
+from pipelines.io.feed_config import FeedConfig, Start
 from pipelines.io.flow import FlowConfig
+from pipelines.io.loop import Loop, SourceConfig
 from pipelines.io.partition import Partition
 from pipelines.io.readahead import Taken
-from pipelines.io.source import At, Loop, ShardState, SourceConfig
+from pipelines.io.shard import At, ShardState
 from pipelines.io.watermark import WatermarkRule
 from pipelines.job import event_time, identity
+from pipelines.limits import FailureLimit
 from pipelines.split import WindowRule, _Split
 from schemas import topics
 from schemas.codec import decode, encode
@@ -72,9 +74,11 @@ def stages(folder: Path) -> dict[str, Callable[[], Any]]:
     ]
     chunk = Chunk("", topics.EVENTS.name, 0, 0, RECORDS, 0, records, Resume())
     rule = WatermarkRule(disorder_us=2_000_000, idle_us=1_000_000, future_us=1_000_000)
-    loop = Loop(SourceConfig(flow=FlowConfig(name="", feed=None), rule=rule, event_time=event_time, identity=identity))  # type: ignore[arg-type]  # nothing is read
+    nowhere = FeedConfig(topics=(topics.EVENTS.name,), bootstrap_servers="")
+    flow = FlowConfig(name="", feed=nowhere)
+    loop = Loop(SourceConfig(flow=flow, rule=rule, event_time=event_time, identity=identity))
     partition, start = Partition(topics.EVENTS.name, 0), Start(0, 0, Resume())
-    splitter = _Split("", WindowRule(size_us=5_000_000, lateness_us=60_000_000), recorded_clock=False)
+    splitter = _Split("", WindowRule(size_us=5_000_000, lateness_us=60_000_000), False, FailureLimit())
     lanes = next(splitter.process(chunk))
     judge = _Judge((str(folder),), recorded_clock=False)
     judge.setup()

@@ -15,9 +15,9 @@ from pipelines.io import memory
 from pipelines.io.chunk import Resume
 from pipelines.io.feed import Feed
 from pipelines.io.feed_config import FeedConfig, Start
+from pipelines.io.loop import safe_below
 from pipelines.io.memory import Keeper, Remembered, entries, gathered, key_of, load, pages
 from pipelines.io.partition import Partition
-from pipelines.io.source import safe_below
 from schemas.codec import decode, encode
 from schemas.errors import DecodeError
 from schemas.ids import Identity

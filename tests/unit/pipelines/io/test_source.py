@@ -17,8 +17,10 @@ from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.io.loop import _hold_watermark
 from pipelines.io.partition import Partition
-from pipelines.io.source import At, ReadFromKafka, ShardState, _hold_watermark
+from pipelines.io.shard import At, ShardState
+from pipelines.io.source import ReadFromKafka
 from schemas.errors import ConfigError, DecodeError
 
 i64 = st.integers(-(2**62), 2**62)
