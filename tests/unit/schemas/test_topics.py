@@ -33,7 +33,14 @@ def test_what_devices_send_is_stamped_by_the_broker() -> None:
 
 def test_desired_and_reported_state_is_compacted_and_nothing_else() -> None:
     compacted = {topic.name for topic in CATALOGUE if topic.compacted}
-    assert compacted == {"edge.status", "edge.claims", "cloud.seen", "feedback.thresholds", "feedback.models", "feedback.artifacts"}
+    assert compacted == {
+        "edge.status",
+        "edge.claims",
+        "cloud.seen",
+        "feedback.thresholds",
+        "feedback.models",
+        "feedback.artifacts",
+    }
 
 
 def test_topics_are_documented_and_partitioned() -> None:
