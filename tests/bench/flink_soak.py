@@ -98,14 +98,14 @@ def soak(minutes: float, rate: int, folder: Path) -> tuple[list[tuple[float, int
 def main(argv: Sequence[str] | None = None) -> int:
     """See above."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.flink_soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0, help="at least 6 (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="at least 4 (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=100, help="events per second in the first half")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("build/flink-soak"), help="folder (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    if args.minutes < 6:
-        parser.error("less than six minutes show no slope: a minute of each half settles")
+    if args.minutes < 4:
+        parser.error("less than four minutes show no slope: a minute of each half settles")
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tidegate-soak-") as folder:
         points, idle_from_s, sent = soak(args.minutes, args.rate, Path(folder))
