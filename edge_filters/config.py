@@ -232,7 +232,9 @@ class SpoolTable(Section):
 
     path: PathTo | None = Field(default=None, description="Folder; default: spool in the state folder.")
     max_bytes: Size = Field(
-        default=64 * 1024 * 1024, ge=1024 * 1024, description="When it is full, the oldest bulk records go first."
+        default=64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="When it is full, audit samples go first, then aggregates, then events; each named on edge.gaps.",
     )
     fsync: Literal["always", "interval", "never"] = Field(
         default="interval", description="When data is forced to disk."

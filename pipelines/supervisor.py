@@ -39,7 +39,7 @@ class RestartPolicy:
 
     first_pause_s: float = 0.5
     max_pause_s: float = 10.0
-    healthy_s: float = 60.0
+    healthy_s: float = 15.0
     max_crashes: int = 8
     crashes: int = field(default=0, init=False)
 

@@ -156,12 +156,13 @@ def slot(turn: int, acked: int, seed: int) -> bytes:
     return raw + struct.pack("<I", crc32c(raw, seed))
 
 
-def read_slots(data: bytes, seed: int) -> tuple[int, int]:
-    """Turn and number of the newest slot that is whole; zeros where none is."""
-    best = (0, 0)
-    for at in (0, SLOT_APART):
+def read_slots(data: bytes, seed: int) -> tuple[int, int, int]:
+    """Turn and number of the newest slot that is whole, and which one it is; zeros where none is."""
+    best = (0, 0, 0)
+    for side in (0, 1):
+        at = side * SLOT_APART
         if at + _SLOT.size <= len(data):
             turn, acked, crc = _SLOT.unpack_from(data, at)
             if crc32c(data[at : at + 16], seed) == crc:
-                best = max(best, (turn, acked))
+                best = max(best, (turn, acked, side))
     return best

@@ -37,6 +37,9 @@ from schemas.failpoints import reach
 
 NAMES = {Priority.URGENT: "urgent", Priority.GAPS: "gaps", Priority.BULK: "bulk", Priority.SAMPLES: "samples"}
 SUFFIX = ".seg"
+#: Acknowledged parcels after which the pointer is forced to the disk. What it lags behind is sent again after a power
+#: cut, and has to be well within what the pipeline remembers of a device.
+POINTER_EVERY = 256
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -110,6 +113,7 @@ class Lane:
         else:
             self.acked = self.end
         self.synced = self.end
+        self._forced = self.acked
         self.damaged = sum(end - max(first, self.acked) for first, end in self.holes if end > self.acked)
         self.used = sum(segment.size for segment in self.segments)
 
@@ -125,7 +129,10 @@ class Lane:
             self._disk.sync_folder(self.folder)
         else:
             self._pointer = self._disk.open(path)
-        self._turn, self.acked = read_slots(self._disk.read(path), self._seed)
+            if self._fsync != "never":  # what is read now is what a power cut has to leave
+                self._disk.sync(self._pointer)
+        self._turn, self.acked, newest = read_slots(self._disk.read(path), self._seed)
+        self._side, self._moved = 1 - newest, False
         self.end = self.acked
 
     def _open_segment(self, path: Path) -> None:
@@ -377,18 +384,28 @@ class Lane:
             count -= run
         self.waiting_bytes -= size
         self.move(number)
+        if self.acked - self._forced >= POINTER_EVERY:
+            self.sync_pointer()
 
     def move(self, acked: int) -> None:
-        """Everything below a number is done with: write the pointer. Raises OSError."""
+        """Everything below a number is done with: write the pointer. Raises OSError.
+
+        Always into the slot that was not forced last: a power cut may tear what it finds unforced, and one whole slot
+        has to be left.
+        """
         self.acked = max(self.acked, acked)
         self._turn += 1
-        self._disk.write_at(self._pointer, self._turn % 2 * SLOT_APART, slot(self._turn, self.acked, self._seed))
+        self._moved = True
+        self._disk.write_at(self._pointer, self._side * SLOT_APART, slot(self._turn, self.acked, self._seed))
         reach("spool.pointer")
 
     def sync_pointer(self) -> None:
         """Force the pointer to the disk, where anything is. Raises OSError."""
         if self._fsync != "never":
             self._disk.sync(self._pointer)
+            if self._moved:
+                self._side, self._moved = 1 - self._side, False
+        self._forced = self.acked
 
     def _has_done(self) -> bool:
         return len(self.segments) > 1 and self.segments[0].end <= self.acked

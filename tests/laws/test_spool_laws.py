@@ -14,8 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edge_filters.io import spool as spool_module
 from edge_filters.io.frames import OWNER_BYTES
+from edge_filters.io.lane import POINTER_EVERY
 from edge_filters.io.spool import FileSpool
 from edge_filters.outgoing import Parcel, Priority, pack
+from pipelines.dedupe import KEEP
 from schemas import topics
 from schemas.codec import decode, peek_identity
 from schemas.errors import SpoolError
@@ -227,3 +229,18 @@ def test_the_law_turns_red_on_a_disk_that_only_says_that_it_has_synced() -> None
             ),
         )
     assert "lost from" in str(found.value) or "given out twice" in str(found.value)
+
+
+def test_a_power_cut_sends_again_at_most_what_the_pipeline_remembers_of_a_device() -> None:
+    disk = CrashDisk()
+
+    def opened() -> FileSpool:
+        return FileSpool(ROOT, max_bytes=4 << 20, fsync="always", disk=disk, clock=lambda: T0)
+
+    spool = opened()
+    for start in range(0, 2_000, 50):
+        spool.append([cached(Priority.URGENT, seq) for seq in range(start, start + 50)])
+        spool.ack(Priority.URGENT, spool.read(Priority.URGENT, start, 50, 1 << 20))
+    disk.power_cut(Random(1))
+    again = opened()
+    assert again.waiting_records <= POINTER_EVERY + 50 < KEEP
