@@ -86,6 +86,8 @@ def test_the_metrics_are_those_of_the_catalogue_and_count_what_happened(
         "DecodeError": 1,
         "LateData": 0,
         "LostRecords": 0,
+        "Diverged": 0,
+        "IdentityTaken": 0,
     }
     assert found["tidegate_pipeline_decision_latency_seconds_count"][()] == 20
     assert found["tidegate_pipeline_heavy_seconds_count"][()] >= 1
