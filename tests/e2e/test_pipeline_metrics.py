@@ -68,9 +68,11 @@ def test_the_metrics_are_those_of_the_catalogue_and_count_what_happened(
     publish(read_package(str(write_package(tmp_path / "tiny"))), broker.bootstrap_servers, catalogue)
     until(lambda: scrape.get(f"{base}/readyz")[0] == 200, "readiness", within_s=60)
     now_us = time.time_ns() // 1000
-    for seq in range(20):
-        live.send(topics.EVENTS, make.event("pump-1", seq, value=1.5))  # overridden
-    live.send(topics.EVENTS, make.event("pump-1", 19, value=1.5))  # a duplicate
+    times = {"sensed_from": now_us - 1_000_000, "sensed_to": now_us - 200_000, "decided_at": now_us - 100_000}
+    for seq in range(19):
+        live.send(topics.EVENTS, make.event("pump-1", seq, value=1.5, **times))  # overridden
+    for _ in range(2):  # once, and once more: a clock that was never set
+        live.send(topics.EVENTS, make.event("pump-1", 19, value=1.5))
     live.send(topics.EVENTS, b"\xc3\x01 not a record")
     live.send(topics.AGGREGATES, make.aggregate("pump-1", 0, now_us - now_us % 1_000_000))
     live.read(topics.DECISIONS, 20)
@@ -89,7 +91,8 @@ def test_the_metrics_are_those_of_the_catalogue_and_count_what_happened(
         "Diverged": 0,
         "IdentityTaken": 0,
     }
-    assert found["tidegate_pipeline_decision_latency_seconds_count"][()] == 20
+    assert found["tidegate_pipeline_decision_latency_seconds_count"][()] == 19
+    assert found["tidegate_pipeline_decision_latency_unknown_total"][()] == 1
     assert found["tidegate_pipeline_heavy_seconds_count"][()] >= 1
     written = found["tidegate_pipeline_records_written_total"]
     assert written[("topic", topics.DECISIONS.named(catalogue)),] == 20
