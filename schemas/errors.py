@@ -98,6 +98,7 @@ EXIT_CODES: dict[type[TidegateError], int] = {
     SpoolError: 74,
     TooManyFailed: 76,
     LeaseError: 77,
+    TakenOver: 77,
     ConfigError: 78,
 }
 
