@@ -18,6 +18,7 @@ from deploy.explain.trace import Trace
 from deploy.recording.files import Found, Stamp
 from schemas import topics
 from schemas.ids import Identity
+from schemas.records import GapMarker
 from tests.laws.strategies import any_record
 
 ALLOWED = {
@@ -32,7 +33,8 @@ def found(draw: st.DrawFn) -> Found:
     """A record, often of one device and one event."""
     record: Any = draw(any_record)
     if hasattr(record, "seq") and draw(st.booleans()):
-        record = replace(record, device_id="d", boot_epoch=1, seq=1)
+        runs: Any = {"firsts": [1], "lasts": [1], "count": 1} if isinstance(record, GapMarker) else {}
+        record = replace(record, device_id="d", boot_epoch=1, seq=1, **runs)
     topic = next(topic.name for topic in topics.CATALOGUE if topic.record is type(record))
     return Found(topic, record, draw(stamps))
 
