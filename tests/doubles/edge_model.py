@@ -53,6 +53,7 @@ def files(
     escalate_at: float = 2.0,
     raise_at: float = 3.0,
     clear_at: float = 1.0,
+    bounds: tuple[float, float] = (0.5, 100.0),
     self_test_gain: float | None = None,
     **changes: Any,
 ) -> dict[str, bytes]:
@@ -72,7 +73,7 @@ def files(
         {"edge.onnx": edge, "heavy.onnx": heavy},
         channels=channels,
         levels=(escalate_at, raise_at, clear_at),
-        bounds=(0.5, 100.0),
+        bounds=bounds,
         name=name,
         version=version,
         cohort=cohort,

@@ -101,7 +101,7 @@ def test_a_broken_rule_is_refused_with_a_sentence_and_nothing_changes(
 
 def test_another_model_drops_what_its_bounds_forbid(held: Thresholds) -> None:
     held.offer(thresholds(), T0)
-    held.adopt(edge_model.package(version=2, bounds={"low": 0.5, "high": 4.5}).manifest, T0)
+    held.adopt(edge_model.package(version=2, bounds=(0.5, 4.5)).manifest, T0)
     assert held.at(T0).source is ThresholdsSource.DEFAULT
 
 
