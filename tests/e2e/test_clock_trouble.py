@@ -160,8 +160,12 @@ def test_wrong_clocks_are_told_of_and_nobody_else_pays_for_them(plant: Plant) ->
     }
 
     # what is said of it: who, by how much, and no latency that is none
-    found = scrape.metrics(base)
     mine = Counter(e.device_id.split("-")[0] for e in events)
+    until(
+        lambda: scrape.metrics(base)["tidegate_pipeline_decided_total"][()] == len(events),
+        "the runner to tell of all that was counted",
+    )
+    found = scrape.metrics(base)
     suspect = found["tidegate_pipeline_clock_suspect_total"]
     total = {dict(key)["clock"]: count for key, count in suspect.items()}
     assert total == {"ahead": mine["ahead"], "unset": mine["unset"]}
