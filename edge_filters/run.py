@@ -66,13 +66,13 @@ def _run(config: EdgeConfig, stop: threading.Event, pages: dict[str, Callable[[]
         store = FileStore(config.edge.state_dir)
         parts = assemble(config, 0, store)
         outbox, inbox = connect(config.kafka, parts.engine.devices)
-    except BaseException:
+    except BaseException:  # whatever ends it: the spool has to be free for the next start
         spool.close()
         raise
     try:
         lease = lease_of(parts.engine.devices, config.edge.id, store)
         epoch, heard = begin(lease, store, inbox, outbox, stop, wall_us, leftovers=spool.waiting_records > 0)
-    except BaseException:
+    except BaseException:  # as above
         inbox.close()
         outbox.close(1.0)
         spool.close()

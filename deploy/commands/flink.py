@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(
             "which cluster?", fix="give --url=http://HOST:PORT, or start one by `tidegate up --engine flink`"
         )
-    rest = Rest(args.url or local.url)  # type: ignore[union-attr]
+    rest = Rest(args.url or local.url)  # type: ignore[union-attr]  # there is one: refused above
     running = rest.running()
     if args.job is None and len(running) != 1:
         raise ConfigError("which job?", fix=f"give --job; there run: {', '.join(running) or 'none'}", url=rest.url)

@@ -151,7 +151,7 @@ class FlinkCluster:
             for member in self.members:
                 member.start()
             self.wait_ready(timeout_s=timeout_s)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: half a cluster may not stay behind
             self.kill()
             raise
         return self

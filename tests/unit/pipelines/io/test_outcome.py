@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import confluent_kafka
 import kafka.errors
 import pytest
 
@@ -35,7 +36,6 @@ ROWS = {
 
 @pytest.mark.parametrize("code", ROWS)
 def test_each_error_leads_to_the_same_move_whichever_client_names_it(code: int) -> None:
-    confluent_kafka = pytest.importorskip("confluent_kafka")
     names = {_name(kafka.errors.for_code(code)()), confluent_kafka.KafkaError(code).name()}
     for name in names:
         assert (move(Step.OFFSETS, name), move(Step.SEND, name), move(Step.OPEN, name)) == ROWS[code], name
